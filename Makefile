@@ -1,0 +1,76 @@
+# A bare `make` lists what there is to do. To use another interpreter: make PYTHON=python3.12 test
+
+PYTHON ?= python3
+# Each interpreter has its own environment, so that a change of PYTHON takes effect.
+VENV := $(if $(filter python3,$(PYTHON)),.venv,.venv-$(notdir $(PYTHON)))
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+ARGS ?=
+
+export TF_CPP_MIN_LOG_LEVEL ?= 3
+
+.PHONY: help
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
+
+.PHONY: demo
+demo: $(READY) ## set up, then watch the penguins training turn NaN and have it explained
+	@$(BIN)/nanguard run --force --json $(VENV)/demo.json examples/penguins_nan.py; code=$$?; \
+	  test $$code -eq 1 && grep -q '"verdict": "nonfinite"' $(VENV)/demo.json
+
+.PHONY: setup
+setup: $(READY) ## make the environment in .venv
+
+.PHONY: test
+test: $(READY) ## set up and run the tests; ARGS are pytest's
+	$(BIN)/python -m pytest $(ARGS)
+
+.PHONY: lint
+lint: $(READY) ## formatting, lint and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+.PHONY: check
+check: lint test ## what CI runs on every change: lint, then test
+
+.PHONY: format
+format: $(READY) ## format, and mend what the linter can mend
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+.PHONY: accuracy
+accuracy: $(READY) ## run the scripts of tests/cases and compare what was found with what they say; ARGS=--short
+	$(BIN)/python tools/accuracy.py $(ARGS)
+
+.PHONY: bench
+bench: $(READY) ## measure what watching costs; ARGS=--short
+	$(BIN)/python -m benchmarks.overhead $(ARGS)
+
+.PHONY: compat
+compat: $(VENV)-oldest/.ready $(VENV)-newest/.ready ## run the tests on the oldest and the newest TensorFlow and Keras
+	$(VENV)-oldest/bin/python -m pytest $(ARGS)
+	$(VENV)-newest/bin/python -m pytest $(ARGS)
+
+.PHONY: clean
+clean: ## remove the environments and the caches
+	rm -rf .venv .venv-* .mypy_cache .pytest_cache .ruff_cache
+
+$(READY): requirements/dev.txt pyproject.toml
+	$(call environment,$(VENV),dev)
+
+$(VENV)-oldest/.ready: requirements/oldest.txt pyproject.toml
+	$(call environment,$(VENV)-oldest,oldest)
+
+$(VENV)-newest/.ready: requirements/newest.txt pyproject.toml
+	$(call environment,$(VENV)-newest,newest)
+
+# $(call environment,FOLDER,LIST): the pinned packages of a list, then nanguard itself, which adds none.
+define environment
+@$(PYTHON) -c 'import sys; sys.exit(None if (3, 10) <= sys.version_info < (3, 14) else \
+  "Python 3.10 to 3.13 is needed, and this is " + sys.version.split()[0] + ". Another: make PYTHON=python3.12 ...")'
+$(PYTHON) -m venv $(1)
+$(1)/bin/python -m pip install --quiet --disable-pip-version-check --requirement requirements/$(2).txt
+$(1)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+@touch $@
+endef

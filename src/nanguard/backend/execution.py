@@ -1,0 +1,107 @@
+"""Running one op by its type, and seeing every op that runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import tensorflow as tf
+from tensorflow.python.eager import backprop as _backprop
+from tensorflow.python.eager import context as _context
+from tensorflow.python.eager import execute as _execute
+from tensorflow.python.framework import op_callbacks as _op_callbacks
+from tensorflow.python.framework import op_def_registry as _op_def_registry
+from tensorflow.python.framework import ops as _ops
+from tensorflow.python import pywrap_tfe as _pywrap_tfe
+
+EagerTensor = _ops.EagerTensor
+OpCallback = Callable[..., None]
+
+
+def run_op(op_type: str, inputs: Sequence[Any], attrs: tuple[Any, ...], num_outputs: int) -> list[Any]:
+    """Runs one op eagerly on flat inputs and gives its flat outputs."""
+    outputs = _execute.quick_execute(op_type, num_outputs, list(inputs), attrs, _context.context())
+    return list(outputs) if outputs else []
+
+
+def attributes(op: Any) -> tuple[Any, ...]:
+    """The attributes of a graph op in the form that `run_op` takes."""
+    flat: list[Any] = []
+    definition = op.node_def.attr
+    for name in definition:
+        if not name.startswith("_"):
+            flat += [name, _plain(definition[name])]
+    return tuple(flat)
+
+
+def _plain(value: Any) -> Any:
+    kind = value.WhichOneof("value")
+    if kind == "list":
+        items = value.list
+        for field in ("s", "i", "f", "b", "type", "shape", "tensor", "func"):
+            values = getattr(items, field)
+            if values:
+                return [_function_name(item) if field == "func" else item for item in values]
+        return []
+    item = getattr(value, kind) if kind else None
+    return _function_name(item) if kind == "func" else item
+
+
+def _function_name(item: Any) -> Any:
+    return _Function(item.name)
+
+
+class _Function:
+    """A function by its name, in the form that the eager runtime takes."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name.encode()
+
+
+def identity_of(tensor: Any) -> int:
+    """A number that no other eager tensor of this process has or had."""
+    return int(tensor._id)
+
+
+def watch_ops(callback: OpCallback) -> None:
+    """Calls `callback(op_type, inputs, attrs, outputs, op_name, graph)` after each op that this thread runs or makes."""
+    _op_callbacks.add_op_callback(callback)
+
+
+def unwatch_ops(callback: OpCallback) -> None:
+    """Undoes `watch_ops` on this thread."""
+    if callback in _context.context().op_callbacks:
+        _op_callbacks.remove_op_callback(callback)
+
+
+def is_watched(callback: OpCallback) -> bool:
+    """Whether `watch_ops` is on for this thread."""
+    return callback in _context.context().op_callbacks
+
+
+def gradient_function() -> Callable[..., Any]:
+    """TensorFlow's function that runs the gradient of one recorded op."""
+    return _backprop._gradient_function  # type: ignore[no-any-return]
+
+
+def set_gradient_function(function: Callable[..., Any]) -> None:
+    """Has every tape run gradients through `function`."""
+    _pywrap_tfe.TFE_Py_RegisterGradientFunction(function)
+
+
+def context_class() -> type:
+    """The class whose `call_function` runs every traced function that is called from Python."""
+    return _context.Context
+
+
+def read_variable(handle: Any, dtype: tf.DType) -> Any:
+    """The value of a variable by its handle; shares the variable's memory until one of the two changes."""
+    return tf.raw_ops.ReadVariableOp(resource=handle, dtype=dtype)
+
+
+def type_attributes(op_type: str) -> frozenset[str]:
+    """Names of the op's attributes that are dtypes."""
+    definition = _op_def_registry.get(op_type)
+    if definition is None:
+        return frozenset()
+    return frozenset(attr.name for attr in definition.attr if attr.type in ("type", "list(type)"))

@@ -1,0 +1,90 @@
+"""The private classes of TensorFlow and Keras that the watch attaches to, each by one function."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from typing import Any
+
+import tensorflow as tf
+
+
+def resource_variable_class() -> type:
+    """The class whose `assign` writes every variable."""
+    from tensorflow.python.ops import resource_variable_ops
+
+    return resource_variable_ops.BaseResourceVariable  # type: ignore[no-any-return]
+
+
+def new_variable(value: Any, name: str) -> Any:
+    """A variable of nanguard's own, made while a function is traced, past its rule that it may make none."""
+    from tensorflow.python.ops import resource_variable_ops
+
+    with tf.init_scope():
+        return resource_variable_ops.ResourceVariable(value(), trainable=False, name=name)
+
+
+def atomic_function_class() -> type:
+    """The class of a traced function as the runtime knows it; its `_cached_graph` is what was traced."""
+    from tensorflow.python.eager.polymorphic_function import atomic_function
+
+    return atomic_function.AtomicFunction  # type: ignore[no-any-return]
+
+
+def tracing_module() -> Any:
+    """The module whose `func_graph_from_py_func` traces every function and branch."""
+    from tensorflow.python.framework import func_graph
+
+    return func_graph
+
+
+def keras_layer_class() -> type:
+    """Keras's layer, whose `__call__` every layer goes through."""
+    return sys.modules["keras"].Layer  # type: ignore[no-any-return]
+
+
+def keras_optimizer_class() -> type:
+    """Keras's base optimizer, whose `apply` every update goes through."""
+    from keras.src.optimizers import base_optimizer
+
+    return base_optimizer.BaseOptimizer  # type: ignore[no-any-return]
+
+
+def keras_loss_scale_class() -> type:
+    """Keras's optimizer with a dynamic loss scale."""
+    from keras.src.optimizers import loss_scale_optimizer
+
+    return loss_scale_optimizer.LossScaleOptimizer  # type: ignore[no-any-return]
+
+
+def keras_trainer_class() -> type:
+    """The class whose `fit` trains."""
+    from keras.src.backend.tensorflow import trainer
+
+    return trainer.TensorFlowTrainer  # type: ignore[no-any-return]
+
+
+def keras_callbacks_class() -> type:
+    """The list of callbacks that `fit` tells of each epoch."""
+    from keras.src.callbacks import callback_list
+
+    return callback_list.CallbackList  # type: ignore[no-any-return]
+
+
+def direct_train_function(model: Any, function: Any) -> Any:
+    """A train function that pulls each batch in Python and so skips a traced function around the step.
+
+    Keras's own train function takes any Python iterator, and then runs the step on each batch itself. Left as it is
+    under a distribution strategy, whose iterators it must see.
+    """
+    if model.distribute_strategy is not None and model.distribute_strategy.num_replicas_in_sync > 1:
+        return function
+
+    def train_function(iterator: Any) -> Any:
+        if not isinstance(iterator, tf.data.Iterator):
+            return function(iterator)
+        first = next(iterator)
+        return function(itertools.chain((first,), iterator))
+
+    train_function.is_nanguards = True  # type: ignore[attr-defined]
+    return train_function

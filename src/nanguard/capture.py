@@ -1,0 +1,159 @@
+"""A failed step, held in memory: all that a replay needs to run it again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from nanguard.findings import SeenIn
+
+
+@dataclass(frozen=True)
+class Named:
+    """A variable of the script, by the name that its user knows it under.
+
+    Args:
+        path: Keras path such as `encoder/head/kernel`, or TensorFlow's name.
+        variable: The TensorFlow variable.
+        kind: `weight`, `slot` (of an optimizer), `state` (of a layer) or `metric`.
+    """
+
+    path: str
+    variable: Any
+    kind: str
+
+
+@dataclass
+class Targets:
+    """What a step is judged by. Each entry refers to a value of the step: a graph tensor, or a number of the recording.
+
+    Args:
+        losses: What was differentiated.
+        gradients: The gradient of each variable: pairs of variable and reference.
+        updates: What was written into weights and slots: pairs of variable and reference.
+        state: What was written into layer state: pairs of variable and reference.
+    """
+
+    losses: list[Any] = field(default_factory=list)
+    gradients: list[tuple[Any, Any]] = field(default_factory=list)
+    updates: list[tuple[Any, Any]] = field(default_factory=list)
+    state: list[tuple[Any, Any]] = field(default_factory=list)
+
+
+class Event:
+    """One op that ran.
+
+    Args:
+        op: TensorFlow's type of the op; for a traced function the name of the function.
+        attrs: Attributes, as the eager runtime takes them.
+        inputs: Numbers of the input tensors.
+        outputs: Numbers of the output tensors.
+        line: The user's line that made it (file, line, function), or a graph op that knows it, or None.
+        layer: Keras path of the layer that was being called, or None.
+        forward: For an op of the backward pass, what it is the gradient of: a `Forward` or a graph op; else None.
+    """
+
+    __slots__ = ("attrs", "forward", "inputs", "layer", "line", "op", "outputs")
+
+    def __init__(
+        self,
+        op: str,
+        attrs: tuple[Any, ...],
+        inputs: tuple[int, ...],
+        outputs: tuple[int, ...],
+        line: Any = None,
+        layer: str | None = None,
+        forward: Any = None,
+    ) -> None:
+        self.op = op
+        self.attrs = attrs
+        self.inputs = inputs
+        self.outputs = outputs
+        self.line = line
+        self.layer = layer
+        self.forward = forward
+
+
+class Forward(NamedTuple):
+    """The forward op that a recorded gradient op belongs to: its type, and its tensors as far as they are known."""
+
+    op: str
+    inputs: tuple[int | None, ...]
+    outputs: tuple[int | None, ...]
+
+
+@dataclass
+class TracedStep:
+    """A step that ran as a graph.
+
+    Args:
+        graph: The traced graph of the step's function or loop body.
+        values: Values of graph tensors as they were in the failed step, by `id` of the tensor: the inputs, and what
+            no replay could compute again, such as random numbers.
+        variables: Values of the variables before the step, by the identity of their handle.
+        handles: The variables' handles, by the same identity.
+        written: Identities of the handles whose update the failed step had made already.
+    """
+
+    graph: Any
+    values: dict[int, Any]
+    variables: dict[int, Any]
+    handles: dict[int, Any]
+    written: set[int] = field(default_factory=set)
+
+
+@dataclass
+class RecordedStep:
+    """A step that ran eagerly: its ops as they ran.
+
+    Args:
+        events: The ops, oldest first.
+        tensors: Values that no event of the recording made, and what no replay could make again, by number.
+        provenance: Events before the step, which may have made its inputs.
+    """
+
+    events: Sequence[Event]
+    tensors: dict[int, Any]
+    provenance: Sequence[Event] = ()
+
+
+@dataclass
+class Capture:
+    """A step whose loss, gradients, weights or state were not finite.
+
+    Args:
+        step: Number of updates that the optimizer had made before.
+        epoch: Epoch of `fit`, from 0; None outside.
+        seen_in: Where the watch saw a non-finite number.
+        targets: What the step is judged by.
+        body: The step itself.
+        batch: Data tensors that the step was given, as (name, eager tensor); the first is the features where known.
+        stack: The Python stack of the call that ran the step, outermost first: file, line, function.
+        history: One row for each of the last steps: step, loss, gradient norm by variable path.
+        optimizer: The Keras optimizer concerned, or None.
+        scale: Handle identity of a dynamic loss scale, where the loss was scaled and only the gradients are not finite.
+        names: What the script's variables are called, by handle identity.
+        sources: Arrays, frames and data sets that training was given, for finding the rows of the data set.
+        bad_before: Names of variables that were not finite before the step.
+        first_step: Updates that the optimizer had made when the watch first saw it.
+        compiled: Whether XLA ran the step.
+        notes: What is worth saying beside the incident.
+    """
+
+    step: int
+    epoch: int | None
+    seen_in: tuple[SeenIn, ...]
+    targets: Targets
+    body: TracedStep | RecordedStep
+    batch: list[tuple[str, Any]] = field(default_factory=list)
+    stack: list[tuple[str, int, str]] = field(default_factory=list)
+    history: list[tuple[int, float, dict[str, float]]] = field(default_factory=list)
+    optimizer: Any = None
+    scale: int | None = None
+    names: dict[int, Named] = field(default_factory=dict)
+    sources: list[Any] = field(default_factory=list)
+    bad_before: list[str] = field(default_factory=list)
+    first_step: int = 0
+    compiled: bool = False
+    notes: list[str] = field(default_factory=list)

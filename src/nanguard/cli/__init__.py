@@ -1,0 +1,5 @@
+"""The `nanguard` command."""
+
+from nanguard.cli._main import main
+
+__all__ = ["main"]

@@ -1,0 +1,474 @@
+"""From a capture to an incident: replay, birth, diagnosis, rows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from nanguard import hazards
+from nanguard.backend import execution
+from nanguard.capture import Capture, Event, TracedStep
+from nanguard.findings import Cure, HistoryStep, Incident, Operand, SeenIn, Where
+from nanguard.guard import variables as script_variables
+from nanguard.hazards import Hazard
+from nanguard.replay import births, dataset, divergence, names, origin, program, rows, schedule
+from nanguard.replay.births import Birth, Steps, array
+from nanguard.replay.dependence import Dependence
+from nanguard.replay.diagnosis import Diagnosis, Doctor
+
+_HISTORY_SHOWN = 8
+_MOST_COLUMNS = 4096
+
+
+def explain(capture: Capture) -> Incident | None:
+    """Replays a captured step and tells what happened.
+
+    Args:
+        capture: The failed step, as the watch left it.
+
+    Returns:
+        The incident; None if there is none: the gradients overflow because of a dynamic loss scale alone, or a
+        number that is no loss, gradient, weight or state was suspected.
+
+    Raises:
+        ReplayError: If the step cannot be run again.
+    """
+    return _Explanation(capture).incident()
+
+
+def outline(capture: Capture, reason: str) -> Incident:
+    """What the watch alone knows of a step, for when the replay fails.
+
+    Args:
+        capture: The failed step, as the watch left it.
+        reason: Why there is no replay.
+    """
+    line = origin.innermost(capture.stack)
+    return Incident(
+        step=capture.step,
+        epoch=capture.epoch,
+        seen_in=capture.seen_in,
+        born_in="forward" if "loss" in capture.seen_in else "backward" if "gradients" in capture.seen_in else "update",
+        where=origin.where(line),
+        batch_size=int(capture.batch[0][1].shape[0]) if capture.batch and capture.batch[0][1].shape.rank else None,
+        reproduced=False,
+        summary=f"{_listed(capture.seen_in)} stopped being finite; where it was born is not known.",
+        notes=(f"The replay failed: {reason}", *capture.notes),
+        history=_history(capture),
+    )
+
+
+class _Explanation:
+    def __init__(self, capture: Capture) -> None:
+        self.capture = capture
+        self.program = program.build(capture)
+        self.losses = self._numbers(capture.targets.losses)
+        self.gradients = self._numbers([reference for _, reference in capture.targets.gradients])
+        self.state = self._numbers([reference for _, reference in capture.targets.state])
+        self.batch = rows.of_capture(capture, self.program)
+        weights = {number for number, named in capture.names.items() if named.kind in ("weight", "state")}
+        self.dependence = Dependence(
+            self.program, self.batch.numbers if self.batch is not None else (), weights or None
+        )
+
+    def _numbers(self, references: list[Any]) -> list[int]:
+        if isinstance(self.capture.body, TracedStep):
+            found = (self.program.numbers.get(id(tensor)) for tensor in references)
+            return [number for number in found if number is not None]
+        return [number for number in references if number in self.program.values]
+
+    # -- the way of the data
+
+    def incident(self) -> Incident | None:
+        capture = self.capture
+        targets = [*self.losses, *self.gradients]
+        if capture.scale is not None:
+            one = tf.constant(1.0)
+            if self.program.is_finite_with(targets, variables={capture.scale: one}):
+                return None
+            self.program.variables[capture.scale] = one
+        if self.program.failure is not None:
+            return self._of_failure()
+        seen, numbers, updates = self._seen()
+        if not seen:
+            return self._not_reproduced()
+        steps = Steps(self.program, self.losses, self.gradients)
+        is_loss_finite = all(map(self.program.is_finite, self.losses))
+        birth = births.find(
+            self.program, numbers, steps, self._constants(), is_loss_finite=is_loss_finite
+        )
+        if birth is None:
+            birth = self._of_write(updates)
+        if birth is None:
+            return outline(capture, "the non-finite numbers of the replay lead nowhere.")
+        if birth.event is not None and birth.event.op in ("ReadVariableOp", "ResourceGather") and self._has_trained():
+            return self._of_last_update(seen)
+        doctor = Doctor(capture, self.program, self.dependence, [*targets, *numbers])
+        return self._told(seen, birth, doctor.diagnose(birth), doctor, [*targets, *numbers])
+
+    def _seen(self) -> tuple[tuple[SeenIn, ...], list[int], list[tuple[int, Event]]]:
+        bad_losses = [number for number in self.losses if not self.program.is_finite(number)]
+        bad_gradients = [number for number in self.gradients if not self.program.is_finite(number)]
+        bad_state = [number for number in self.state if not self.program.is_finite(number)]
+        updates = self._bad_updates()
+        seen: list[SeenIn] = []
+        if bad_losses:
+            seen.append("loss")
+        if bad_gradients:
+            seen.append("gradients")
+        if "weights" in self.capture.seen_in or (updates and not seen):
+            seen.append("weights")
+        if bad_state or "state" in self.capture.seen_in:
+            seen.append("state")
+        first = bad_losses or bad_gradients or [number for number, _ in updates] or bad_state
+        if not (bad_losses or bad_gradients or updates or bad_state):
+            return (), [], []
+        return tuple(seen), first, updates
+
+    def _bad_updates(self) -> list[tuple[int, Event]]:
+        """Writes that made a weight or slot non-finite: number of the value, and the write."""
+        found = []
+        for key, value, event in self.program.written:
+            named = self.capture.names.get(key)
+            before, after = self.program.variables.get(key), self.program.after.get(key)
+            if named is None or named.kind not in ("weight", "slot") or named.path.startswith("nanguard"):
+                continue
+            if after is None or not (after.dtype.is_floating) or not _is_bad(after) or (before is not None and _is_bad(before)):
+                continue
+            found.append((value, event))
+        return found
+
+    def _of_write(self, updates: list[tuple[int, Event]]) -> Birth | None:
+        """A write that overflows although what it writes is finite."""
+        for _, event in updates:
+            return Birth(event, None, "update", (event,))
+        return None
+
+    def _constants(self) -> set[int]:
+        inside = self.batch.numbers if self.batch is not None else set()
+        return {number for number in self.program.leaves if number not in inside}
+
+    def _has_trained(self) -> bool:
+        return self.capture.step > self.capture.first_step
+
+    # -- kinds of endings
+
+    def _of_failure(self) -> Incident:
+        failure = self.program.failure
+        assert failure is not None
+        candidates = [h for h in hazards.for_op(failure.event.op, "forward") if failure.event.op in h.ops]
+        labels = hazards.LABEL_OUT_OF_RANGE
+        hazard: Hazard | None = labels if failure.event.op in labels.ops else (candidates or [None])[0]
+        bad_rows, struck = self._bad_labels(failure.event) if hazard is labels else ((), None)
+        operands = self._operands(failure.event.op, failure.event.inputs, struck, None)
+        line = origin.of_event(failure.event).line or origin.innermost(self.capture.stack)
+        diagnosis = Diagnosis("data" if hazard is labels else "forward", hazard, failure.event, None)
+        note = f"The graph ran {failure.event.op} without an error; op by op it fails: {failure.message[:160]}"
+        incident = self._filled(
+            self.capture.seen_in, diagnosis, line, origin.of_event(failure.event), None, operands, (failure.event.op,)
+        )
+        incident.notes = (note, *incident.notes)
+        if bad_rows:
+            incident.rows = bad_rows
+            incident.dataset_rows = self._dataset_rows(list(bad_rows))
+        return incident
+
+    def _bad_labels(self, event: Event) -> tuple[tuple[int, ...], tuple[int, int] | None]:
+        logits, labels = (self.program.values[number] for number in event.inputs[:2])
+        values = np.asarray(labels)
+        size = int(logits.shape[-1]) if event.op.startswith("Sparse") else int(logits.shape[0] or 0)
+        bad = (values < 0) | (values >= size)
+        flat = np.flatnonzero(bad.reshape(-1))
+        if not flat.size or self.batch is None:
+            return (), None
+        per_row = max(values.size // self.batch.size, 1)
+        return tuple(sorted({int(place) // per_row for place in flat})), (1, int(flat[0]))
+
+    def _not_reproduced(self) -> Incident | None:
+        if self.capture.compiled and "weights" not in self.capture.seen_in:
+            return None  # an output that is no loss, such as a metric
+        incident = outline(self.capture, "")
+        incident.notes = (
+            "The same step is finite when it is run again op by op: a transient fault, a race, or random numbers that "
+            "TensorFlow draws anew.",
+            *self.capture.notes,
+        )
+        return incident
+
+    def _of_last_update(self, seen: tuple[SeenIn, ...]) -> Incident:
+        """Weights that the update before this step made non-finite, from gradients that were finite."""
+        capture = self.capture
+        capture.step -= 1
+        found = schedule.birth(capture.optimizer, capture.step)
+        hazard = hazards.OPTIMIZER_UPDATE_NONFINITE
+        rate = schedule.rate(capture.optimizer)
+        if found is not None or (rate is not None and not np.isfinite(rate)):
+            hazard = hazards.LEARNING_RATE_SCHEDULE_NONFINITE
+        event = found[1].event if found is not None else None
+        place = origin.of_event(event) if event is not None else None
+        line = place.line if place is not None else origin.innermost(capture.stack)
+        operands: tuple[Operand, ...] = ()
+        if found is not None and event is not None:
+            doctor = Doctor(capture, found[0], Dependence(found[0], ()), [])
+            struck = doctor.diagnose(found[1]).struck
+            operands = _operands_of(found[0], event.op, event.inputs, struck, line)
+        diagnosis = Diagnosis("update", hazard, event, None)
+        chain = tuple(each.op for each in found[1].chain) if found is not None else ()
+        return self._filled(("weights",), diagnosis, line, place, None, operands, chain)
+
+    def _told(
+        self, seen: tuple[SeenIn, ...], birth: Birth, diagnosis: Diagnosis, doctor: Doctor, targets: list[int]
+    ) -> Incident:
+        event = diagnosis.event
+        place = origin.of_event(event) if event is not None else None
+        forward = origin.of_forward(self.program, event) if event is not None else None
+        if forward is not None and event is not None and birth.phase == "forward":
+            forward = None if event.forward is None else forward
+        blamed = forward if forward is not None else place
+        line = blamed.line if blamed is not None and blamed.line is not None else None
+        if line is None and diagnosis.born_in != "divergence":
+            line = (place.line if place is not None else None) or origin.innermost(self.capture.stack)
+        operands: tuple[Operand, ...] = ()
+        if diagnosis.struck is not None:
+            op = doctor.op(event) if event is not None else ""
+            operands = _operands_of(self.program, op, diagnosis.struck.numbers, diagnosis.struck, line)
+            if event is None:
+                operands = self._named_leaf(operands, birth)
+        layer = next((each.layer for each in (forward, place) if each is not None and each.layer), None)
+        incident = self._filled(
+            seen,
+            diagnosis,
+            None if diagnosis.born_in == "divergence" else line,
+            place,
+            forward,
+            operands,
+            tuple(each.op for each in birth.chain),
+            layer,
+        )
+        self._add_rows(incident, birth, diagnosis, targets)
+        return incident
+
+    def _filled(
+        self,
+        seen: tuple[SeenIn, ...],
+        diagnosis: Diagnosis,
+        line: origin.Line | None,
+        place: origin.Origin | None,
+        forward: origin.Origin | None,
+        operands: tuple[Operand, ...],
+        chain: tuple[str, ...],
+        layer: str | None = None,
+    ) -> Incident:
+        hazard = diagnosis.hazard
+        capture = self.capture
+        grew = _first_to_grow(capture) if diagnosis.born_in == "divergence" else None
+        op = place.op if place is not None else None
+        dtype = operands[0].dtype if operands else "float32"
+        blamed_op = forward.op if forward is not None else op
+        replacement = (
+            hazard.rewrite(blamed_op, [operand.name for operand in operands], dtype)
+            if hazard is not None and blamed_op is not None and line is not None and _are_spelled(operands)
+            else None
+        )
+        return Incident(
+            step=capture.step,
+            epoch=capture.epoch,
+            seen_in=seen,
+            born_in=diagnosis.born_in,
+            op=op,
+            forward_op=forward.op if forward is not None else None,
+            where=origin.where(line),
+            layer=layer if layer is not None else (place.layer if place is not None else None),
+            operands=operands,
+            hazard=hazard.code if hazard is not None else None,
+            hazard_name=hazard.name if hazard is not None else None,
+            cause=hazard.cause if hazard is not None else None,
+            chain=_shortened(chain),
+            batch_size=self.batch.size if self.batch is not None else None,
+            cure=Cure(hazard.cure, replacement) if hazard is not None else None,
+            summary=_summary(seen, diagnosis, op, forward, capture),
+            needs=hazard.needs if hazard is not None else "",
+            notes=(*diagnosis.notes, *capture.notes),
+            history=_history(capture),
+            first_to_grow=grew,
+        )
+
+    # -- rows and columns
+
+    def _add_rows(self, incident: Incident, birth: Birth, diagnosis: Diagnosis, targets: list[int]) -> None:
+        batch = self.batch
+        if batch is None or diagnosis.hazard is hazards.WEIGHTS_NONFINITE_BEFORE_TRAINING:
+            return
+        if birth.phase == "update" and diagnosis.born_in == "update":
+            return
+        suspects = self._suspects(birth, diagnosis)
+        proof = rows.Proof(self.program, batch, targets)
+        found = proof.culprits(suspects)
+        if found is None and batch.size == 1 and birth.leaf is not None:
+            found = [0]
+        if found is None:
+            return
+        incident.rows = tuple(found)
+        incident.dataset_rows = self._dataset_rows(found)
+        entry = batch.entry(birth.leaf) if birth.leaf is not None else None
+        if entry is not None and diagnosis.hazard is not hazards.MISSING_LABELS:
+            incident.columns = self._columns(entry[0], found)
+
+    def _suspects(self, birth: Birth, diagnosis: Diagnosis) -> list[int]:
+        batch = self.batch
+        assert batch is not None
+        if birth.leaf is not None:
+            entry = batch.entry(birth.leaf)
+            if entry is not None and diagnosis.struck is not None:
+                bad = {row for row in range(batch.size) for each in batch.entries
+                       if not np.isfinite(array_of(batch.array(each))[row]).all()}  # fmt: skip
+                return sorted(bad)
+        if diagnosis.hazard is hazards.OUTLIER_ROWS:
+            return sorted({int(row) for each in batch.entries
+                           for row in divergence.outlier_rows(array_of(batch.array(each)))})  # fmt: skip
+        struck = diagnosis.struck
+        if struck is None or not struck.rows:
+            return []
+        number = struck.numbers[struck.operand]
+        if number is None or number not in self.program.values:
+            return []
+        length = int(self.program.values[number].shape[0]) if self.program.values[number].shape.rank else 0
+        if length and length % batch.size == 0:
+            return sorted({row // (length // batch.size) for row in struck.rows})
+        return []
+
+    def _columns(self, entry: rows.Entry, found: list[int]) -> tuple[int, ...] | None:
+        assert self.batch is not None
+        values = array_of(self.batch.array(entry))
+        if values.ndim < 2:
+            features = [each for each in self.batch.entries if not self.dependence.is_label(each.parts[0])]
+            return (features.index(entry),) if entry in features and len(features) > 1 else (0,)
+        if values.shape[-1] > _MOST_COLUMNS:
+            return None
+        bad = ~np.isfinite(values[found])
+        places = np.flatnonzero(bad.reshape(-1, values.shape[-1]).any(axis=0))
+        return tuple(int(place) for place in places) or None
+
+    def _dataset_rows(self, found: list[int]) -> tuple[int, ...] | None:
+        assert self.batch is not None
+        arrays = [self.batch.array(entry) for entry in self.batch.entries]
+        sources = [value for fit in self.capture.sources for value in (fit["args"], fit["kwargs"])]
+        result = dataset.rows(arrays, found, sources)
+        return tuple(result) if result is not None else None
+
+    def _operands(self, op: str, numbers: Any, struck: Any, line: Any) -> tuple[Operand, ...]:
+        return _operands_of(self.program, op, numbers, None, line)
+
+    def _named_leaf(self, operands: tuple[Operand, ...], birth: Birth) -> tuple[Operand, ...]:
+        entry = self.batch.entry(birth.leaf) if self.batch is not None and birth.leaf is not None else None
+        if entry is None or not operands:
+            return operands
+        is_label = self.dependence.is_label(entry[0].parts[0])
+        from dataclasses import replace
+
+        return (replace(operands[0], name="labels" if is_label else "features"),)
+
+
+def _operands_of(
+    source_program: program.Program, op: str, numbers: Any, struck: Any, line: origin.Line | None
+) -> tuple[Operand, ...]:
+    spelled = names.operands(op, line[0], line[1]) if line is not None else []
+    result = []
+    for place, number in enumerate(numbers):
+        value = source_program.values.get(number) if number is not None else None
+        if value is None or value.dtype in (tf.resource, tf.variant, tf.string):
+            continue
+        index = struck.index if struck is not None and struck.operand == place else None
+        name = spelled[place] if place < len(spelled) else ("x" if len(numbers) == 1 else f"operand {place}")
+        result.append(_operand(name, value, index))
+    return tuple(result[:4])
+
+
+def _operand(name: str, value: Any, index: tuple[int, ...] | None) -> Operand:
+    values = array(value)
+    is_float = values.dtype.kind == "f"
+    finite = values[np.isfinite(values)] if is_float else values
+    if index is None and is_float and not np.isfinite(values).all():
+        index = tuple(int(i) for i in np.unravel_index(int(np.argmax(~np.isfinite(values))), values.shape))
+    return Operand(
+        name,
+        value.dtype.name,
+        tuple(int(size) for size in values.shape),
+        float(finite.min()) if finite.size and finite.dtype.kind in "fiu" else None,
+        float(finite.max()) if finite.size and finite.dtype.kind in "fiu" else None,
+        int(np.isnan(values).sum()) if is_float else 0,
+        int(np.isposinf(values).sum()) if is_float else 0,
+        int(np.isneginf(values).sum()) if is_float else 0,
+        index,
+        float(values[index]) if index is not None and values.dtype.kind in "fiu" else None,
+    )
+
+
+def _are_spelled(operands: tuple[Operand, ...]) -> bool:
+    return bool(operands) and all(not operand.name.startswith("operand ") and operand.name != "x" for operand in operands)
+
+
+def array_of(values: np.ndarray) -> np.ndarray:
+    """Numbers that can be tested for being finite, whatever the dtype of a batch's tensor."""
+    return array(values) if values.dtype.kind in "fiubV" else np.zeros(values.shape)
+
+
+def _is_bad(value: Any) -> bool:
+    return not np.isfinite(array(value)).all()
+
+
+def _shortened(chain: tuple[str, ...], limit: int = 12) -> tuple[str, ...]:
+    return chain if len(chain) <= limit else (*chain[: limit // 2], "...", *chain[-limit // 2 + 1 :])
+
+
+def _listed(seen: tuple[str, ...]) -> str:
+    words = list(seen)
+    text = words[0] if len(words) == 1 else ", ".join(words[:-1]) + f" and {words[-1]}" if words else "a number"
+    return f"the {text}"
+
+
+def _history(capture: Capture) -> tuple[HistoryStep, ...]:
+    rate = schedule.rates(capture.optimizer, [step for step, _, _ in capture.history])
+    return tuple(
+        HistoryStep(step, _number(loss), _number(divergence.total_norm((step, loss, norms))), rate.get(step), norms)
+        for step, loss, norms in capture.history[-_HISTORY_SHOWN:]
+    )
+
+
+def _number(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def _first_to_grow(capture: Capture) -> str | None:
+    """The variable whose gradient norm was the first to leave its usual range."""
+    steps = capture.history
+    if len(steps) < 3:
+        return max(steps[-1][2], key=lambda path: _sortable(steps[-1][2][path]), default=None) if steps else None
+    best: tuple[int, float, str] | None = None
+    for path in steps[0][2]:
+        series = [row[2].get(path, 0.0) for row in steps]
+        usual = float(np.median(series[: max(len(series) // 2, 1)])) + 1e-12
+        grown = [place for place, norm in enumerate(series) if not norm <= 10 * usual]
+        if grown:
+            key = (grown[0], -_sortable(series[grown[0]]) / usual, path)
+            best = key if best is None or key < best else best
+    return best[2] if best is not None else None
+
+
+def _sortable(value: float) -> float:
+    return value if np.isfinite(value) else 3e38
+
+
+def _summary(
+    seen: tuple[SeenIn, ...], diagnosis: Diagnosis, op: str | None, forward: Any, capture: Capture
+) -> str:
+    where = {
+        "data": "The data brought it",
+        "forward": f"{op or 'The forward pass'} gave it in the forward pass",
+        "backward": f"The gradient of {forward.op if forward is not None else op} gave it",
+        "update": f"{op or 'The update'} gave it in the optimizer's update",
+        "divergence": f"Training diverged, and {op or 'a number'} overflowed",
+    }[diagnosis.born_in]
+    return f"{where}; seen in {_listed(seen)}."

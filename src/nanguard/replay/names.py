@@ -1,0 +1,72 @@
+"""How the user's own line spells the operands of an op."""
+
+from __future__ import annotations
+
+import ast
+import linecache
+
+# The last part of the functions that make an op, where it is not the op's own name in lower case.
+_CALLS = {
+    "Log": ("log", "log2", "log10"),
+    "Sqrt": ("sqrt", "norm", "reduce_std", "std"),
+    "Rsqrt": ("rsqrt", "l2_normalize"),
+    "RealDiv": ("divide", "truediv", "divide_no_nan"),
+    "DivNoNan": ("divide_no_nan", "div_no_nan"),
+    "Pow": ("pow", "power"),
+    "Exp": ("exp",),
+    "Mean": ("reduce_mean", "mean"),
+    "Sum": ("reduce_sum", "sum"),
+    "Mul": ("multiply",),
+    "MatMul": ("matmul",),
+    "Softmax": ("softmax",),
+}
+_OPERATORS: dict[str, tuple[type[ast.operator], ...]] = {
+    "RealDiv": (ast.Div,),
+    "Pow": (ast.Pow,),
+    "Mul": (ast.Mult,),
+    "Sub": (ast.Sub,),
+    "AddV2": (ast.Add,),
+    "MatMul": (ast.MatMult,),
+    "BatchMatMulV2": (ast.MatMult,),
+    "FloorMod": (ast.Mod,),
+}
+
+
+def operands(op: str, file: str, line: int) -> list[str]:
+    """The operands of an op as the source line spells them; empty where that cannot be told for certain.
+
+    Example:
+
+    >>> operands("Log", "no such file", 1)
+    []
+    """
+    statement = _statement(file, line)
+    if statement is None:
+        return []
+    calls = _CALLS.get(op, ()) + (op.lower(),)
+    found: list[list[str]] = []
+    for node in ast.walk(statement):
+        if not getattr(node, "lineno", 0) <= line <= (getattr(node, "end_lineno", 0) or 0):
+            continue
+        if isinstance(node, ast.BinOp) and isinstance(node.op, _OPERATORS.get(op, ())):
+            found.append([ast.unparse(node.left), ast.unparse(node.right)])
+        elif isinstance(node, ast.Call) and node.args:
+            name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            if name in calls:
+                found.append([ast.unparse(argument) for argument in node.args])
+    return found[0] if len(found) == 1 else []
+
+
+def _statement(file: str, line: int) -> ast.stmt | None:
+    source = "".join(linecache.getlines(file))
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError):
+        return None
+    inside = [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.stmt) and node.lineno <= line <= (node.end_lineno or node.lineno)
+    ]
+    simple = [node for node in inside if not hasattr(node, "body")]
+    return min(simple or inside, key=lambda node: (node.end_lineno or 0) - node.lineno, default=None)

@@ -1,0 +1,72 @@
+"""What the learning rate was, and where a schedule made it non-finite."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from nanguard.backend import execution
+from nanguard.capture import Capture, RecordedStep, Targets
+from nanguard.guard.eager import Recorder
+from nanguard.replay import births, program
+
+
+class _Nothing:
+    layers: list[str] = []
+    forward = None
+
+
+def _schedule(optimizer: Any) -> Any | None:
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    schedule = getattr(optimizer, "_learning_rate", None)
+    return schedule if callable(schedule) and not isinstance(schedule, tf.Variable) else None
+
+
+def rate(optimizer: Any) -> float | None:
+    """The learning rate as it is now; None if the optimizer has none that can be read."""
+    try:
+        return float(np.asarray(optimizer.learning_rate))
+    except Exception:  # no optimizer, or one whose rate cannot be asked for outside of a step
+        return None
+
+
+def rates(optimizer: Any, steps: list[int]) -> dict[int, float]:
+    """The learning rate of each step: from the schedule, or else the rate of now for all."""
+    schedule = _schedule(optimizer)
+    if schedule is None:
+        now = rate(optimizer)
+        return dict.fromkeys(steps, now) if now is not None and np.isfinite(now) else {}
+    found = {}
+    for step in steps:
+        try:
+            value = float(np.asarray(schedule(tf.constant(step, tf.int64))))
+        except Exception:  # the user's own code, asked outside of its step
+            continue
+        if np.isfinite(value):
+            found[step] = value
+    return found
+
+
+def birth(optimizer: Any, step: int) -> tuple[program.Program, births.Birth] | None:
+    """Asks the schedule once more for a step's rate, and finds the op in it that gave a non-finite number."""
+    schedule = _schedule(optimizer)
+    if schedule is None:
+        return None
+    recorder = Recorder(_Nothing())
+    recorder.is_recording = True
+    iterations = tf.constant(step, tf.convert_to_tensor(optimizer.iterations).dtype)
+    execution.watch_ops(recorder)
+    try:
+        value = tf.convert_to_tensor(schedule(iterations))
+    finally:
+        execution.unwatch_ops(recorder)
+    number = execution.identity_of(value)
+    capture = Capture(step, None, (), Targets(), RecordedStep(recorder.events, recorder.tensors))
+    replayed = program.build(capture)
+    if number not in replayed.values or replayed.is_finite(number):
+        return None
+    steps = births.Steps(replayed, [number], [])
+    found = births.find(replayed, [number], steps, set(replayed.leaves), is_loss_finite=False)
+    return (replayed, found) if found is not None else None

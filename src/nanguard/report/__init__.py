@@ -1,0 +1,7 @@
+"""What a run gave, as text for people and as JSON for programs."""
+
+from nanguard.report._file import check_target, write
+from nanguard.report._report import SCHEMA_NAME, Report, Verdict, schema
+from nanguard.report._text import text, verdict_line
+
+__all__ = ["SCHEMA_NAME", "Report", "Verdict", "check_target", "schema", "text", "verdict_line", "write"]

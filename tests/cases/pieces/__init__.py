@@ -1,0 +1,1 @@
+"""Helpers that cases import from a sub-folder."""

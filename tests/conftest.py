@@ -1,0 +1,34 @@
+"""What the tests of several rooms share."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+# TensorFlow's log lines are noise in every test that does not look at them.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+
+@pytest.fixture(scope="session")
+def checked_report() -> Callable[[Any], dict[str, Any]]:
+    """Gives a function that holds a report, or the file of one, against the schema and returns it."""
+    from jsonschema import Draft202012Validator
+
+    from nanguard import report
+
+    validator = Draft202012Validator(report.schema())
+
+    def check(found: Any) -> dict[str, Any]:
+        if isinstance(found, Path):
+            found = json.loads(found.read_text(encoding="utf-8"))
+        elif isinstance(found, report.Report):
+            found = json.loads(json.dumps(found.to_json(), allow_nan=False))
+        validator.validate(found)
+        return dict(found)
+
+    return check
