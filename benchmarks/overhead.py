@@ -70,11 +70,12 @@ START_WORKLOADS = ("mlp", "mobilenet")
 
 @dataclass(frozen=True)
 class Segment:
-    """What one segment took, per step and in seconds; peak memory is in KiB, and None where it is not known."""
+    """What one segment took, `cpu` and `wall` per step, in seconds; peak memory in KiB, None where it is not known."""
 
     cpu: float
     wall: float
     finished_at: float
+    cpu_since_start: float
     peak_memory: int | None
 
 
@@ -161,7 +162,7 @@ class Worker:
         code = self.process.wait()
         self.errors.seek(0)
         tail = "".join(self.errors.readlines()[-20:])
-        return WorkerError(f"exit code {code} from {self.process.args}\n{tail}")
+        return WorkerError(f"exit code {code} from {self.process.args!r}\n{tail}")
 
 
 class WorkerError(Exception):
@@ -262,16 +263,20 @@ def compare(name: str, *, arms: Sequence[str], rounds: int, threads: int) -> lis
 
 def start(name: str, *, repeats: int, threads: int) -> Delay:
     """Measures what `nanguard run` adds between the start of a script and the end of its first training step."""
-    seconds: dict[str, list[float]] = {PLAIN: [], "nanguard": []}
+    wall: dict[str, list[float]] = {PLAIN: [], "nanguard": []}
+    cpu: dict[str, list[float]] = {PLAIN: [], "nanguard": []}
     for number in range(repeats):
         for arm in (PLAIN, "nanguard") if number % 2 else ("nanguard", PLAIN):
             with Worker.running(arm, name, threads=threads, steps=1) as worker:
-                seconds[arm].append(worker.train().finished_at - worker.started_at)
-    plain, ours = statistics.median(seconds[PLAIN]), statistics.median(seconds["nanguard"])
+                segment = worker.train()
+                wall[arm].append(segment.finished_at - worker.started_at)
+                cpu[arm].append(segment.cpu_since_start)
+    plain, ours = statistics.median(wall[PLAIN]), statistics.median(wall["nanguard"])
+    added_cpu = statistics.median(cpu["nanguard"]) - statistics.median(cpu[PLAIN])
     return Delay(
         what=f"added to the start, {WORKLOADS[name].title}",
         seconds=ours - plain,
-        note=f"{plain:.2f} s plain, {ours:.2f} s under nanguard, medians of {repeats}",
+        note=f"{plain:.2f} s plain, {ours:.2f} s under nanguard, medians of {repeats}; CPU time {added_cpu:+.2f} s",
         bar=START_BAR,
     )
 

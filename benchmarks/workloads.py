@@ -43,12 +43,13 @@ class Turns:
         return True
 
     def report(self) -> None:
-        """Prints what the segment took, per step and in seconds."""
+        """Prints what the segment took, per step and in seconds, and what the process has taken so far."""
         cpu, wall = time.process_time() - self.cpu, time.perf_counter() - self.wall
         figures = {
             "cpu": cpu / self.steps,
             "wall": wall / self.steps,
             "finished_at": time.time(),
+            "cpu_since_start": time.process_time(),
             "peak_memory": peak_memory(),
         }
         print(json.dumps(figures), flush=True)

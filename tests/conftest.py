@@ -8,10 +8,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 # TensorFlow's log lines are noise in every test that does not look at them.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+# A busy machine is slow now and then; that is no failure of a law.
+hypothesis.settings.register_profile("nanguard", deadline=None)
+hypothesis.settings.load_profile("nanguard")
 
 
 @pytest.fixture(scope="session")

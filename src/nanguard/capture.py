@@ -110,12 +110,10 @@ class RecordedStep:
     Args:
         events: The ops, oldest first.
         tensors: Values that no event of the recording made, and what no replay could make again, by number.
-        provenance: Events before the step, which may have made its inputs.
     """
 
     events: Sequence[Event]
     tensors: dict[int, Any]
-    provenance: Sequence[Event] = ()
 
 
 @dataclass
@@ -138,6 +136,7 @@ class Capture:
         bad_before: Names of variables that were not finite before the step.
         first_step: Updates that the optimizer had made when the watch first saw it.
         compiled: Whether XLA ran the step.
+        before: Eager ops that ran outside of steps, which may have made the data; None if there were none.
         notes: What is worth saying beside the incident.
     """
 
@@ -156,4 +155,5 @@ class Capture:
     bad_before: list[str] = field(default_factory=list)
     first_step: int = 0
     compiled: bool = False
+    before: RecordedStep | None = None
     notes: list[str] = field(default_factory=list)

@@ -1,4 +1,4 @@
-# expect: born_in=backward op=Pow|Mul forward_op=Pow cause=pow_grad_at_zero step=3 rows=4 dataset_rows=100
+# expect: step=3 born_in=backward op=Pow|Mul forward_op=Pow cause=pow_grad_at_zero rows=4 dataset_rows=100
 """Focal loss with gamma = 0.5: (1 - p) ** 0.5 at p = 1, reached by one sample far from the boundary."""
 
 import keras

@@ -1,4 +1,4 @@
-# expect: born_in=backward op=SqrtGrad forward_op=Sqrt cause=gradient_penalty_norm step=0
+# expect: step=0 born_in=backward op=SqrtGrad forward_op=Sqrt cause=gradient_penalty_norm
 """WGAN-GP with a critic whose last layer starts at zero: the gradient's norm is 0 and has no slope."""
 
 import keras

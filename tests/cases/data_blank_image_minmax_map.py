@@ -2,7 +2,6 @@
 """Each image is stretched to 0..1 in the input pipeline; one scan is blank."""
 
 import keras
-import numpy as np
 import tensorflow as tf
 from sklearn.datasets import load_digits
 

@@ -1,4 +1,4 @@
-# expect: step=3 born_in=data op=null cause=data_nan_inf columns=2 dataset_rows=101
+# expect: step=3 born_in=data op=null cause=data_nan_inf rows=5 dataset_rows=101 columns=2
 """fit under MirroredStrategy on two logical CPUs."""
 
 import keras

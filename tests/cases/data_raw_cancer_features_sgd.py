@@ -1,4 +1,4 @@
-# expect: born_in=divergence cause=data_scale step=2
+# expect: step=2 born_in=divergence cause=data_scale
 """Tumour areas of 2500 beside smoothness of 0.1, straight into SGD at the default rate."""
 
 import keras

@@ -1,4 +1,4 @@
-# expect: born_in=data op=null cause=data_nan_inf columns=2 dataset_rows=61 step= rows=
+# expect: step=12 born_in=data op=null cause=data_nan_inf rows=3 dataset_rows=61 columns=2
 """A data frame with one gap, shuffled by fit itself."""
 
 import keras

@@ -1,4 +1,4 @@
-# expect: born_in=divergence cause=data_scale step=1
+# expect: step=1 born_in=divergence cause=data_scale
 """Electricity load from the raw UNIX time and the temperature, trained in a plain eager loop."""
 
 import numpy as np

@@ -1,4 +1,4 @@
-# expect: step= born_in=divergence cause=lr_too_high
+# expect: step=21|22 born_in=divergence cause=lr_too_high
 """Linear regression by hand: the step is three times larger than the curvature allows."""
 
 import numpy as np
@@ -35,4 +35,5 @@ def train(x, y, learning_rate):
 
 for epoch in range(60):
     loss = train(X, y, learning_rate=3.0)
-print("final loss", loss.numpy())
+    if epoch % 5 == 0:
+        print(epoch, loss.numpy())

@@ -1,4 +1,4 @@
-# expect: step= born_in=divergence cause=lr_too_high short=1
+# expect: step=3 born_in=divergence cause=lr_too_high short=1
 """A learning rate of 2 on standardised data."""
 
 import keras

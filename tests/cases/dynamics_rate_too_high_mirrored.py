@@ -1,4 +1,4 @@
-# expect: step= born_in=divergence cause=lr_too_high
+# expect: step=4 born_in=divergence cause=lr_too_high
 """MirroredStrategy on two logical CPUs, a custom loop, and a rate scaled up far beyond the number of replicas."""
 
 import keras
@@ -39,4 +39,4 @@ def distributed_step(features, target):
 
 for features, target in distributed:
     loss = distributed_step(features, target)
-print("loss", loss.numpy())
+    print(loss.numpy())

@@ -1,4 +1,4 @@
-# expect: born_in=forward op=Log forward_op=null cause=softmax_then_log step=1
+# expect: step=1 born_in=forward op=Log forward_op=null cause=softmax_then_log
 """Actor-critic on a two-armed bandit with returns in the hundreds; the policy saturates and log(prob) follows."""
 
 import keras

@@ -1,4 +1,4 @@
-# expect: born_in=forward op=Exp forward_op=null cause=exp_overflow step=89|90|91
+# expect: step=89|90|91 born_in=forward op=Exp forward_op=null cause=exp_overflow
 """Gaussian policy with a free log-std; a large entropy bonus drives it up step by step until exp(log_std) overflows."""
 
 import keras

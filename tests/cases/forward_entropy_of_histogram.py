@@ -16,7 +16,7 @@ textured = (histograms.std(axis=1) > 11).astype("float32")
 
 def entropy(counts):
     p = counts / tf.reduce_sum(counts, axis=-1, keepdims=True)
-    return -tf.reduce_sum(p * tf.math.log(p), axis=-1, keepdims=True)  # NG101 here
+    return -tf.reduce_sum(p * tf.math.log(p), axis=-1, keepdims=True)  # NG101|NG702 here
 
 
 inputs = keras.Input((8,))

@@ -1,4 +1,4 @@
-# expect: born_in=forward op=Log forward_op=null cause=softmax_then_log
+# expect: step=1 born_in=forward op=Log forward_op=null cause=softmax_then_log
 """The original GAN objective on values from 0 to 255: the discriminator becomes certain, and log(D(fake)) is -inf."""
 
 import keras

@@ -2,7 +2,6 @@
 """Instance normalisation without an epsilon; a blank image has the variance 0."""
 
 import keras
-import numpy as np
 import tensorflow as tf
 from sklearn.datasets import load_digits
 

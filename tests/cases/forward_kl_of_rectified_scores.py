@@ -1,4 +1,4 @@
-# expect: born_in=forward op=Log forward_op=null cause=log_of_zero step=0 short=1
+# expect: step=0 born_in=forward op=Log forward_op=null cause=log_of_zero short=1
 """Topic shares from rectified scores that are divided by their sum; a share of exactly 0 goes into the logarithm."""
 
 import keras

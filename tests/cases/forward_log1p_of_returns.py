@@ -16,7 +16,7 @@ volatility = returns.std(axis=1, keepdims=True)
 @keras.saving.register_keras_serializable()
 class LogReturns(keras.layers.Layer):
     def call(self, x):
-        return ops.log1p(x)  # NG104 here
+        return ops.log1p(x)  # NG104|NG702 here
 
 
 model = keras.Sequential([keras.Input((15,)), LogReturns(), keras.layers.Dense(8, "tanh"), keras.layers.Dense(1)])

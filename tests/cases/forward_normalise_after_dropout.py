@@ -1,5 +1,5 @@
-# expect: born_in=forward op=RealDiv forward_op=null cause=div_by_zero step= rows=
-"""Dropout of 70 % before a hand-written unit norm: now and then it drops the whole vector."""
+# expect: step=5 born_in=forward op=RealDiv forward_op=null cause=div_by_zero
+"""Dropout of half the units before a hand-written unit norm: now and then it drops the whole vector."""
 
 import keras
 import numpy as np
@@ -20,8 +20,8 @@ class UnitNorm(keras.layers.Layer):
 model = keras.Sequential(
     [
         keras.Input((6,)),
-        keras.layers.Dense(5, activation="tanh"),
-        keras.layers.Dropout(0.7),
+        keras.layers.Dense(6, activation="tanh"),
+        keras.layers.Dropout(0.5),
         UnitNorm(),
         keras.layers.Dense(3),
     ]

@@ -1,4 +1,4 @@
-# expect: born_in=forward op=Exp forward_op=null cause=exp_overflow step=1
+# expect: step=1 born_in=forward op=Exp forward_op=null cause=exp_overflow
 """PPO on unnormalised states: exp(new_logp - old_logp) overflows for actions the old policy held impossible."""
 
 import keras

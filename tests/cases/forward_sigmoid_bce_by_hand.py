@@ -1,4 +1,4 @@
-# expect: born_in=forward op=Log forward_op=null cause=softmax_then_log step=4 rows=3 dataset_rows=131
+# expect: step=4 born_in=forward op=Log forward_op=null cause=softmax_then_log rows=3 dataset_rows=131
 """Binary cross-entropy written out; one applicant's income is in cents, and 1 - p becomes exactly 0."""
 
 import keras

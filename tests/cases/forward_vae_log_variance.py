@@ -2,7 +2,6 @@
 """A variational autoencoder on pixels from 0 to 255: exp(log-variance) overflows in the first step."""
 
 import keras
-import numpy as np
 import tensorflow as tf
 from sklearn.datasets import load_digits
 

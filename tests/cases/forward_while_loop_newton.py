@@ -15,7 +15,7 @@ optimizer = tf.keras.optimizers.SGD(0.01)
 
 def newton_sqrt(a):
     def body(i, x):
-        x = 0.5 * (x + a / x)  # NG105 here
+        x = 0.5 * (x + a / x)  # NG105|NG702 here
         return i + 1, x
 
     _, root = tf.while_loop(lambda i, x: i < 200, body, [tf.constant(0), tf.ones_like(a)])

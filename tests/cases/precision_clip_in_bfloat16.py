@@ -1,4 +1,4 @@
-# expect: born_in=forward op=Log forward_op=null cause=fp16_range step=4
+# expect: step=4 born_in=forward op=Log forward_op=null cause=fp16_range
 """clip(p, 1e-7, 1 - 1e-7) under mixed_bfloat16: the upper bound rounds to 1, and log(1 - p) is -inf."""
 
 import keras

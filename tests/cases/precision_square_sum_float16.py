@@ -1,4 +1,4 @@
-# expect: step=0 born_in=forward cause=fp16_range op=Square forward_op=null
+# expect: step=0 born_in=forward op=Square forward_op=null cause=fp16_range
 """Energy of a spectrum in half precision: 300 squared is beyond 65504."""
 
 import keras

@@ -1,4 +1,4 @@
-# expect: step=2 born_in=data|forward seen_in=state cause=batchnorm_poisoned rows=3 dataset_rows=51 short=1
+# expect: step=2 born_in=data|forward cause=batchnorm_poisoned rows=3 dataset_rows=51 seen_in=state short=1
 """Two heads, of which only one is trained; the other head's BatchNormalization sees a missing value."""
 
 import keras

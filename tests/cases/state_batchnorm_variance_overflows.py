@@ -1,4 +1,4 @@
-# expect: born_in=data|forward seen_in=state cause=batchnorm_poisoned|data_outlier rows=5 dataset_rows=37 columns=1 step=2
+# expect: step=2 born_in=data|forward cause=batchnorm_poisoned|data_outlier rows=5 dataset_rows=37 columns=1 seen_in=state
 """BatchNormalization instead of scaling: one fill value of 1e30 makes the moving variance infinite for good."""
 
 import keras

@@ -1,4 +1,4 @@
-# expect: step=0 cause=weights_already_nan rows=null
+# expect: step=0 born_in=data|forward|update op=null cause=weights_already_nan rows=null
 """The output bias is set to log(positives / negatives); the file holds no positives, and the bias is -inf."""
 
 import keras

@@ -1,4 +1,4 @@
-# expect: step=0 cause=weights_already_nan rows=null
+# expect: step=0 born_in=data|forward|update op=null cause=weights_already_nan rows=null
 """Fine-tuning from a checkpoint that an earlier, diverged run had left behind."""
 
 import os

@@ -1,4 +1,4 @@
-# expect: born_in=update|backward op=Square|L2Loss cause=clip_spreads_nan step=2
+# expect: step=2 born_in=update|backward op=Square|L2Loss cause=clip_spreads_nan rows=11 dataset_rows=75
 """The same through Keras's `global_clipnorm`, with a Poisson rate that is exp of a linear output."""
 
 import keras

@@ -1,4 +1,4 @@
-# expect: born_in=update|backward op=L2Loss cause=clip_spreads_nan step= short=1
+# expect: step=5 born_in=update|backward op=L2Loss cause=clip_spreads_nan rows=4 short=1
 """Exponential loss and clipping by the global norm: one large, finite gradient has an infinite norm, and all are NaN."""
 
 import keras

@@ -87,6 +87,12 @@ def test_message(incident: Incident, expected: str) -> None:
     assert report.text(Report("train.py", 1, 9, (incident,))) == expected
 
 
+def test_history_is_told_of_a_divergence_alone() -> None:
+    """Where one step went wrong by itself, the steps before it explain nothing."""
+    assert field("history", born_in="divergence", history=DIVERGENCE.history)
+    assert not field("history", born_in="forward", history=DIVERGENCE.history)
+
+
 def field(label: str, **changes: Any) -> str:
     """Gives one field of the text of an incident, on one line."""
     incident = Incident(**{"step": 1, "epoch": None, "seen_in": ("loss",), "born_in": "forward", **changes})

@@ -9,11 +9,11 @@ from typing import Any
 import tensorflow as tf
 
 
-def resource_variable_class() -> type:
-    """The class whose `assign` writes every variable."""
+def variable_classes() -> tuple[type, ...]:
+    """The classes whose `assign` writes every variable; the second takes copies of the first one's methods."""
     from tensorflow.python.ops import resource_variable_ops
 
-    return resource_variable_ops.BaseResourceVariable  # type: ignore[no-any-return]
+    return (resource_variable_ops.BaseResourceVariable, resource_variable_ops.ResourceVariable)
 
 
 def new_variable(value: Any, name: str) -> Any:

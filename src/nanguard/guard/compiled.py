@@ -10,8 +10,9 @@ from typing import Any
 import tensorflow as tf
 
 from nanguard.backend import execution, graphs
+from nanguard.backend.values import is_finite
 from nanguard.guard import variables as script_variables
-from nanguard.guard.graph import Check, GraphWatch, Sighting, is_finite
+from nanguard.guard.graph import Check, GraphWatch, Sighting
 
 _PATIENCE = 3  # false suspicions before an output is taken to be a metric
 
@@ -27,9 +28,7 @@ class CompiledWatch:
         self._graph = graph
         self._suspicions: dict[tuple[bytes, int], int] = {}
 
-    def call(
-        self, call: Any, context: Any, name: bytes, inputs: Any, num_outputs: int
-    ) -> tuple[Any, Sighting | None]:
+    def call(self, call: Any, context: Any, name: bytes, inputs: Any, num_outputs: int) -> tuple[Any, Sighting | None]:
         """Calls the function; gives its outputs, and what was seen if they or its variables are not finite."""
         handles = {}
         for tensor in inputs:
@@ -55,9 +54,7 @@ class CompiledWatch:
             for variable, _ in check.gradients
             for component in script_variables.components(script_variables.raw(variable))
         }
-        has_bad_weights = any(
-            not is_finite(execution.read_variable(*handles[key])) for key in trained & handles.keys()
-        )
+        has_bad_weights = any(not is_finite(execution.read_variable(*handles[key])) for key in trained & handles.keys())
         if not (suspects or has_bad_weights):
             return outputs, None
         for place in suspects:

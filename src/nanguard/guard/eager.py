@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from nanguard.backend import execution
-from nanguard.capture import Event
+from nanguard.capture import Event, RecordedStep
 from nanguard.guard import source
 from nanguard.guard.graph import HISTORY_STEPS
 
@@ -45,8 +45,8 @@ class Recorder:
     def __init__(self, thread: Any) -> None:
         self.is_paused = False
         self.is_recording = False
-        self.outside: deque[Event] = deque(maxlen=_MOST_OUTSIDE)
-        self.outside_tensors: dict[int, Any] = {}
+        self._outside: deque[Event] = deque(maxlen=_MOST_OUTSIDE)
+        self._outside_tensors: dict[int, Any] = {}
         self._outside_bytes = 0
         self._thread = thread
         self._history: deque[tuple[float, list[Any], list[float]]] = deque(maxlen=HISTORY_STEPS)
@@ -106,11 +106,15 @@ class Recorder:
         # Preprocessing: kept so that a data set that it spoilt can be traced to its line.
         if event.op in ("ReadVariableOp", "AssignVariableOp", "VarHandleOp"):
             return
-        self.outside.append(event)
+        self._outside.append(event)
         self._outside_bytes += sum(_num_bytes(tensor) for tensor in inputs)
         if self._outside_bytes < _MOST_OUTSIDE_BYTES:
             for number, tensor in zip(event.inputs, inputs, strict=True):
-                self.outside_tensors[number] = tensor
+                self._outside_tensors[number] = tensor
+
+    def before(self) -> RecordedStep | None:
+        """The ops that ran outside of steps, as far as they are kept."""
+        return RecordedStep(list(self._outside), dict(self._outside_tensors)) if self._outside else None
 
     def add_history(self, losses: list[Any], gradients: list[tuple[Any, Any]]) -> None:
         """Notes a healthy step: its losses and the L2 norms of its gradients."""

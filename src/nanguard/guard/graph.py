@@ -20,6 +20,7 @@ import numpy as np
 import tensorflow as tf
 
 from nanguard.backend import execution, graphs, seams
+from nanguard.backend.values import is_finite
 from nanguard.guard import variables as script_variables
 
 HISTORY_STEPS = 64
@@ -45,6 +46,7 @@ class Check:
         before: Pairs of variable and tensor: values that the step itself had overwritten by then.
         written: Handles of the variables whose update runs before the check.
         ring: Variable with the last rows of loss and gradient norms, or None.
+        is_after: Whether the optimizer has counted the step when the check runs.
     """
 
     graph: Any
@@ -57,6 +59,11 @@ class Check:
     before: list[tuple[Any, Any]] = field(default_factory=list)
     written: list[Any] = field(default_factory=list)
     ring: Ring | None = None
+    is_after: bool = False
+
+    def count(self) -> int:
+        """How many steps were checked before the one that failed."""
+        return max(int(self.ring.count.numpy()) - 1, 0) if self.ring is not None else 0
 
     @property
     def tensors(self) -> list[Any]:
@@ -95,9 +102,15 @@ class Veto(Exception):
 
 
 class Ring:
-    """The last rows of loss and gradient norms, kept inside the graph."""
+    """The last rows of loss and gradient norms, kept inside the graph.
 
-    def __init__(self, width: int) -> None:
+    Args:
+        variables: The variables whose gradients are noted.
+    """
+
+    def __init__(self, variables: list[Any]) -> None:
+        width = 1 + len(variables)
+        self.variables = variables
         self.rows = seams.new_variable(lambda: tf.zeros([HISTORY_STEPS, width]), "nanguard_history")
         self.count = seams.new_variable(lambda: tf.zeros([], tf.int64), "nanguard_count")
 
@@ -123,7 +136,9 @@ class _Sheet:
         self.state: list[tuple[Any, Any]] = []
         self.checks: list[tuple[Any, Any]] = []  # pairs of graph and the check's op
         self.checked: set[int] = set()  # ids of gradient tensors that a check has seen
+        self.guards: list[tuple[Any, Any]] = []  # pairs of graph and a tensor that is there once its check has passed
         self.written: list[Any] = []
+        self.ring: Ring | None = None
 
 
 class GraphWatch:
@@ -131,7 +146,7 @@ class GraphWatch:
 
     def __init__(self) -> None:
         self.sightings: list[Sighting] = []
-        self.has_huge: bool = False  # a gradient whose square overflows was seen; slots may be infinite
+        self.huge: Sighting | None = None
         self.compiled: weakref.WeakKeyDictionary[Any, list[Check]] = weakref.WeakKeyDictionary()
         self._sheets: weakref.WeakKeyDictionary[Any, _Sheet] = weakref.WeakKeyDictionary()
         self._scaled: deque[tuple[Any, Any]] = deque(maxlen=16)  # pairs of scaled loss and loss
@@ -156,13 +171,16 @@ class GraphWatch:
         sheet = self._sheet(graph)
         if graphs.is_compiled(graph):
             # No host callback runs under XLA: the check is only written down, for the replay to judge by.
-            self.compiled.setdefault(graphs.step_graph(graph), []).append(self._gradient_check(graph, sheet, target, pairs))
+            self.compiled.setdefault(graphs.step_graph(graph), []).append(
+                self._gradient_check(graph, sheet, target, pairs)
+            )
             return [grad for _, grad in pairs]
         check = self._gradient_check(graph, sheet, target, pairs)
         sheet.state = []
         op = self._add(graph, check, keep_history=not tf.distribute.has_strategy())
         with tf.control_dependencies([op]):
             safe = [_identity(grad) for _, grad in pairs]
+            sheet.guards.append((graph, tf.zeros([], name="nanguard_guard")))
         sheet.checked.update(id(_values(grad)) for grad in safe if grad is not None)
         return safe
 
@@ -188,9 +206,13 @@ class GraphWatch:
             if grad is not None and id(_values(grad)) not in sheet.checked
         ]
         if unseen:
-            check = self._check(graph, gradients=unseen, is_scaled=script_variables.dynamic_scale(optimizer) is not None)
+            check = self._check(
+                graph, gradients=unseen, is_scaled=script_variables.dynamic_scale(optimizer) is not None
+            )
             self._add(graph, check, keep_history=False)
         waits = [op for place, op in sheet.checks if place is graph]
+        # A branch that is run as switches starts before all its inputs are there, unless it asks for them.
+        waits += [tf.identity(guard).op for place, guard in sheet.guards if place is not graph and _sees(graph, place)]
         trusted = script_variables.is_trusted(optimizer, variables)
         keep = not trusted and not script_variables.is_distributed(variables)
         with tf.control_dependencies(waits):
@@ -198,7 +220,7 @@ class GraphWatch:
             yield
             if before:
                 after = [(v, v.read_value()) for v, _ in before]
-                check = self._check(graph, updates=after)
+                check = self._check(graph, updates=after, is_after=True)
                 check.before = [*before, *check.before]
                 self._add(graph, check, keep_history=False)
         sheet.written += [v.handle for v in _float_variables(optimizer, variables)]
@@ -218,7 +240,7 @@ class GraphWatch:
             return None
         if kind == "weight" and sheet.checks:
             # Written by hand after the gradients: tested before the write, since nothing keeps the old value.
-            check = self._check(graph, updates=[(variable, tensor)])
+            check = self._check(graph, updates=[(variable, tensor)], ring=sheet.ring)
             op = self._add(graph, check, keep_history=False)
             sheet.written.append(variable.handle)
             return op
@@ -245,9 +267,7 @@ class GraphWatch:
         sheet = self._sheet(graph)
         inputs = [tensor for tensor in step.inputs if tensor.dtype not in _NOT_PASSED]
         inputs += [out for op in step.get_operations() if op.type in _RANDOM_OPS for out in op.outputs]
-        return Check(
-            step, inputs=inputs, before=list(sheet.before.values()), written=list(sheet.written), **parts
-        )
+        return Check(step, inputs=inputs, before=list(sheet.before.values()), written=list(sheet.written), **parts)
 
     def _add(self, graph: Any, check: Check, *, keep_history: bool) -> Any:
         with tf.name_scope("nanguard"):
@@ -256,7 +276,7 @@ class GraphWatch:
             losses = [tf.reduce_sum(tf.cast(loss, tf.float32)) for loss in check.losses]
             total = tf.add_n([*norms, *others, *losses]) if norms or others or losses else tf.zeros([])
             if keep_history:
-                check.ring = Ring(len(norms) + 1)
+                self._sheet(graph).ring = check.ring = Ring([variable for variable, _ in check.gradients])
                 loss = tf.add_n(losses) if losses else tf.zeros([])
                 check.ring.append(tf.stack([loss, *norms]))
             tensors = check.tensors
@@ -279,7 +299,7 @@ class GraphWatch:
             values = {id(tensor): array for tensor, array in zip(check.tensors, arrays, strict=True)}
             sighting = self._sighting(check, values)
             if not (sighting.has_bad_loss or sighting.bad_gradients or sighting.bad_updates or sighting.bad_state):
-                self.has_huge = True  # finite, but too large to square
+                self.huge = sighting  # finite, but too large to square: what the update makes of it is tested after it
                 return
             with self._lock:
                 self.sightings.append(sighting)
@@ -293,10 +313,7 @@ class GraphWatch:
             return [place for place, (_, tensor) in enumerate(pairs) if not is_finite(values[id(tensor)])]
 
         handles = _captured_handles(check.graph)
-        snapshot = {
-            key: execution.read_variable(handle, dtype)
-            for key, (handle, dtype) in handles.items()
-        }
+        snapshot = {key: execution.read_variable(handle, dtype) for key, (handle, dtype) in handles.items()}
         for variable, tensor in check.before:
             snapshot[execution.identity_of(variable.handle)] = values[id(tensor)]
         bad_state = [
@@ -314,16 +331,6 @@ class GraphWatch:
             bad_updates=bad(check.updates),
             bad_state=bad_state,
         )
-
-
-def is_finite(value: Any) -> bool:
-    """Whether all numbers of an eager tensor or array are finite."""
-    array = np.asarray(value)
-    if array.dtype.kind not in "fc":
-        if array.dtype.kind != "V":
-            return True
-        array = array.astype(np.float32)  # bfloat16
-    return bool(np.isfinite(array).all())
 
 
 def _captured_handles(graph: Any) -> dict[int, tuple[Any, Any]]:
@@ -344,6 +351,15 @@ def _float_variables(optimizer: Any, variables: list[Any]) -> list[Any]:
 
 def _is_float(tensor: Any) -> bool:
     return bool(tensor.dtype.is_floating or tensor.dtype.is_complex)
+
+
+def _sees(graph: Any, outer: Any) -> bool:
+    """Whether a graph is nested in another, and so can take its tensors."""
+    while graph is not None:
+        if graph is outer:
+            return True
+        graph = getattr(graph, "outer_graph", None)
+    return False
 
 
 def _values(grad: Any) -> Any:

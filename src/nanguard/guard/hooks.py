@@ -6,19 +6,19 @@ import contextlib
 import functools
 import sys
 import threading
-import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import tensorflow as tf
 
 from nanguard.backend import execution, graphs, seams
+from nanguard.backend.values import is_finite
 from nanguard.capture import Capture, Forward, Named, RecordedStep, Targets, TracedStep
 from nanguard.guard import source
 from nanguard.guard import variables as script_variables
 from nanguard.guard.compiled import CompiledWatch
 from nanguard.guard.eager import Recorder, numbers
-from nanguard.guard.graph import Check, GraphWatch, Sighting, is_finite
+from nanguard.guard.graph import GraphWatch, Sighting
 
 
 class _Thread(threading.local):
@@ -69,7 +69,9 @@ class Hooks:
         self._patch(tape, "gradient", self._wrap_gradient)
         self._patch(execution.context_class(), "call_function", self._wrap_call_function)
         for name in ("assign", "assign_add", "assign_sub"):
-            self._patch(seams.resource_variable_class(), name, functools.partial(self._wrap_assign, name))
+            for kind in seams.variable_classes():
+                if name in kind.__dict__:
+                    self._patch(kind, name, functools.partial(self._wrap_assign, name))
         self._patch(seams.atomic_function_class(), "__init__", self._wrap_new_function)
         self._patch(seams.tracing_module(), "func_graph_from_py_func", self._wrap_trace)
         self._run_gradient = execution.gradient_function()
@@ -157,8 +159,7 @@ class Hooks:
             if graphs.current() is None or len(grads) != len(flat):
                 return result
             pairs = [
-                (v, grad) if script_variables.is_variable(v) else (v, None)
-                for v, grad in zip(flat, grads, strict=True)
+                (v, grad) if script_variables.is_variable(v) else (v, None) for v, grad in zip(flat, grads, strict=True)
             ]
             safe = self.graph.on_gradient(tf.nest.flatten(target), pairs)
             safe = [new if new is not None else old for new, old in zip(safe, grads, strict=True)]
@@ -186,6 +187,8 @@ class Hooks:
                 raise
             if self.graph.sightings:
                 self._look()
+            elif self.graph.huge is not None:
+                self._look_after_huge()
             return outputs
 
         return call_function
@@ -395,11 +398,7 @@ class Hooks:
         before: int = 0,
     ) -> Capture:
         optimizer = self._optimizer_of(variables)
-        body = RecordedStep(
-            list(recorder.events),
-            {**recorder.outside_tensors, **recorder.tensors},
-            list(recorder.outside),
-        )
+        body = RecordedStep(list(recorder.events), dict(recorder.tensors))
         capture = self._capture(seen, targets, body, optimizer, names)
         capture.step = max(capture.step - before, 0)
         scale = script_variables.dynamic_scale(optimizer) if optimizer is not None else None
@@ -417,6 +416,25 @@ class Hooks:
             return
         real = [sighting for sighting in sightings if not sighting.is_only_scale]
         self._report(self._traced((real or sightings)[0]))
+
+    def _look_after_huge(self) -> None:
+        """Tests what an update made of gradients whose square overflows."""
+        sighting, self.graph.huge = self.graph.huge, None
+        assert sighting is not None
+        with self._ours():
+            now = {
+                number: execution.read_variable(handle, sighting.snapshot[number].dtype)
+                for number, handle in sighting.handles.items()
+            }
+            worse = [
+                number for number, value in now.items() if not is_finite(value) and is_finite(sighting.snapshot[number])
+            ]
+            names = script_variables.named() if worse else {}
+        kinds = {_kind(names, number) for number in worse}
+        if kinds & {"weight", "slot"}:
+            capture = self._traced(sighting)
+            capture.seen_in = ("weights",) if "weight" in kinds else ("state",)
+            self._report(capture)
 
     def _traced(self, sighting: Sighting) -> Capture:
         check = sighting.check
@@ -442,8 +460,12 @@ class Hooks:
         )
         optimizer = self._optimizer_of(variables)
         capture = self._capture(seen, targets, body, optimizer, names)
+        if optimizer is not None:
+            capture.step = _iterations_in(optimizer, sighting.snapshot, capture.step)
+        else:
+            capture.step = check.count()
         capture.compiled = sighting.is_compiled
-        if (bad_updates or sighting.is_compiled) and optimizer is not None:
+        if sighting.check.is_after and optimizer is not None:
             capture.step = max(capture.step - 1, 0)
         capture.batch = [
             (tensor.name.split(":")[0], sighting.values[id(tensor)])
@@ -454,7 +476,7 @@ class Hooks:
         if sighting.is_only_scale and scale is not None:
             capture.scale = execution.identity_of(scale.handle)
         if check.ring is not None:
-            labels = [self._label(names, variable) for variable, _ in check.gradients]
+            labels = [self._label(names, variable) for variable in check.ring.variables]
             rows = check.ring.read()
             first = capture.step - len(rows) + 1
             capture.history = [
@@ -474,7 +496,9 @@ class Hooks:
         bad_before = [
             names[number].path
             for number, value in values.items()
-            if number in names and names[number].kind in ("weight", "state") and not is_finite(value)
+            if number in names
+            and names[number].kind in ("weight", "state")
+            and not is_finite(value)
             and not names[number].path.startswith("nanguard")
         ]
         return Capture(
@@ -488,6 +512,7 @@ class Hooks:
             names=names,
             sources=[self._fits[-1]] if self._fits else [],
             bad_before=bad_before,
+            before=self._thread.recorder.before() if self._thread.recorder is not None else None,
             first_step=self._optimizers.get(id(optimizer), (None, 0))[1],
         )
 
@@ -534,6 +559,17 @@ class Hooks:
 
 def _iterations(optimizer: Any) -> int:
     return int(tf.convert_to_tensor(optimizer.iterations).numpy())
+
+
+def _iterations_in(optimizer: Any, snapshot: dict[int, Any], otherwise: int) -> int:
+    """The optimizer's iterations as they were in a snapshot; what runs beside a failed step may have moved on."""
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    variable = script_variables.raw(getattr(inner, "_iterations", None))
+    for component in script_variables.components(variable):
+        value = snapshot.get(execution.identity_of(component.handle))
+        if value is not None:
+            return int(value) // int(getattr(inner, "gradient_accumulation_steps", None) or 1)
+    return otherwise
 
 
 def _own_variables(optimizer: Any) -> list[Any]:

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
+from nanguard.backend.values import array
 from nanguard.capture import Event
 from nanguard.replay.program import Program
 
 Phase = Literal["forward", "backward", "update"]
+SELECTS = frozenset({"SelectV2", "Select"})
+_NEAR = 4  # ops between a value and the `tf.where` that may throw it away
 
 
 @dataclass(frozen=True)
@@ -36,9 +39,13 @@ class Steps:
     """Which part of the step each event belongs to, by where the losses and the gradients were made."""
 
     def __init__(self, program: Program, losses: Iterable[int], gradients: Iterable[int]) -> None:
+        losses, gradients = list(losses), list(gradients)
         self._program = program
+        self._tagged = max((place for place, e in enumerate(program.events) if e.forward is not None), default=None)
         self._loss = max((place for place in map(program.place, losses) if place is not None), default=None)
         self._gradients = max((place for place in map(program.place, gradients) if place is not None), default=None)
+        if self._gradients is None and not losses:
+            self._gradients = self._tagged  # judged by the update alone
 
     def phase(self, event: Event, place: int) -> Phase:
         """The part of the step that an event belongs to."""
@@ -149,7 +156,10 @@ def _without_harmless(
     """
     if not is_loss_finite:
         return births
-    kept = [birth for birth in births if birth.event is None or birth.phase != "forward"]
+    thrown_away = [birth for birth in births if birth.phase == "forward" and _is_selected_away(program, birth.event)]
+    if not thrown_away:
+        return births
+    kept = [birth for birth in births if birth not in thrown_away]
     for number in parents:
         place = program.place(number)
         if place is None:
@@ -163,6 +173,17 @@ def _without_harmless(
     return kept or births
 
 
+def _is_selected_away(program: Program, event: Event | None) -> bool:
+    """Whether the output of a forward op goes into a `tf.where`, at once or through a few elementwise ops."""
+    current = set(event.outputs) if event is not None else set()
+    for _ in range(_NEAR):
+        takers = [each for each in program.events if each.forward is None and current & set(each.inputs)]
+        if any(each.op in SELECTS for each in takers):
+            return True
+        current = {number for each in takers for number in each.outputs}
+    return False
+
+
 def _is_forward(program: Program, number: int, steps: Steps) -> bool:
     place = program.place(number)
     return place is not None and steps.phase(program.events[place], place) == "forward"
@@ -170,14 +191,4 @@ def _is_forward(program: Program, number: int, steps: Steps) -> bool:
 
 def _has_nan(program: Program, number: int) -> bool:
     value = program.values.get(number)
-    if value is None or not value.dtype.is_floating:
-        return False
-    return bool(np.isnan(np.asarray(value).astype(np.float64)).any())
-
-
-def array(value: Any) -> np.ndarray:
-    """A tensor as a NumPy array that NumPy can compute with; half precision comes as float32."""
-    result = np.asarray(value)
-    if result.dtype.kind == "V" or result.dtype == np.float16:
-        return result.astype(np.float32)
-    return result
+    return value is not None and value.dtype.is_floating and bool(np.isnan(array(value)).any())

@@ -26,10 +26,16 @@ class Dependence:
         program: The replayed step.
         batch: Numbers of the batch's tensors.
         weights: Identities of the handles of weights and layer state; all variables if None.
+        losses: Numbers of the losses.
     """
 
-    def __init__(self, program: Program, batch: Iterable[int], weights: set[int] | None = None) -> None:
+    def __init__(
+        self, program: Program, batch: Iterable[int], weights: set[int] | None = None, losses: Iterable[int] = ()
+    ) -> None:
         self._program = program
+        self._loss = 1 + max(
+            (place for place in map(program.place, losses) if place is not None), default=len(program.events)
+        )
         self.batch = frozenset(batch)
         self.on_batch: set[int] = set(self.batch)
         self.on_variables: set[int] = set()
@@ -72,18 +78,22 @@ class Dependence:
         """
         derived = {leaf}
         met_output = False
-        for event in self._program.events:
+        for event in self._program.events[: self._loss]:
             if not derived & set(event.inputs):
                 continue
-            others = [number for number in event.inputs if number not in derived]
-            meets = [number for number in others if number in self.on_variables or self._is_handle(number)]
-            if any(number not in self.on_batch for number in meets):
-                return False
-            if meets:
-                met_output = True
-                continue
+            for number in event.inputs:
+                if number in derived or self._is_scalar(number):
+                    continue
+                if number in self.on_variables or self._is_handle(number):
+                    if number not in self.on_batch:
+                        return False
+                    met_output = True
             derived.update(event.outputs)
         return met_output
+
+    def _is_scalar(self, number: int) -> bool:
+        value = self._program.values.get(number)
+        return value is not None and value.dtype != tf.resource and value.shape.rank == 0
 
     def _is_handle(self, number: int) -> bool:
         value = self._program.values.get(number)
@@ -113,8 +123,10 @@ class Dependence:
         below = self._program.maker(event.inputs[1])
         if top is not None and top.op == "Exp":
             return True
-        return below is not None and below.op == "AddV2" and any(
-            (maker := self._program.maker(number)) is not None and maker.op == "Exp" for number in below.inputs
+        return (
+            below is not None
+            and below.op == "AddV2"
+            and any((maker := self._program.maker(number)) is not None and maker.op == "Exp" for number in below.inputs)
         )
 
     def is_made_of(self, number: int, ops: frozenset[str], depth: int = 6) -> bool:

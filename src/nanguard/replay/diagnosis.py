@@ -11,20 +11,24 @@ import tensorflow as tf
 
 from nanguard import hazards
 from nanguard.backend import graphs
+from nanguard.backend.values import array
 from nanguard.capture import Capture, Event, Forward
 from nanguard.findings import BornIn
-from nanguard.hazards import Hazard
+from nanguard.hazards import Hazard, Region
 from nanguard.intervals import FLOAT_FORMATS, Interval
 from nanguard.replay import divergence, origin
-from nanguard.replay.births import Birth, Phase, array
+from nanguard.replay.births import SELECTS, Birth, Phase
 from nanguard.replay.dependence import Dependence
 from nanguard.replay.program import Program
 
-_SELECTS = frozenset({"SelectV2", "Select"})
 _READS = frozenset({"ReadVariableOp", "ResourceGather", "ResourceGatherNd"})
-_SOFTMAXES = frozenset({"Softmax", "LogSoftmax", "SoftmaxCrossEntropyWithLogits", "SparseSoftmaxCrossEntropyWithLogits"})
+_SOFTMAXES = frozenset(
+    {"Softmax", "LogSoftmax", "SoftmaxCrossEntropyWithLogits", "SparseSoftmaxCrossEntropyWithLogits"}
+)
 _MASKING = frozenset({*_SOFTMAXES, "Mul", "Sub", "MatMul", "BatchMatMulV2", "AddV2"})
 _CLIPPERS = frozenset({"clip_by_global_norm", "clip_by_norm", "global_norm", "clip_by_average_norm", "_clip_gradients"})
+
+_NORM_OPS = frozenset({"L2Loss", "Square", "Sum", "Mul", "RealDiv"})
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,8 @@ class Doctor:
         if event.op in _READS:
             return Diagnosis("forward", hazards.WEIGHTS_NONFINITE_BEFORE_TRAINING, None, None)
         operands = self.operands(event)
+        if self._is_clipping(event, birth.phase):
+            return Diagnosis("update", hazards.CLIPPING_SPREADS_NAN, event, self.strike(event))
         if birth.phase == "update":
             return self._of_update(event, operands)
         struck = self._strike(event, birth.phase, operands)
@@ -87,19 +93,40 @@ class Doctor:
         hazard = special if special is not None else hazard
         born_in: BornIn = birth.phase
         grown = divergence.of(self._capture, self._program, self._dependence, event, hazard)
+        if grown is hazards.OUTLIER_ROWS:
+            return Diagnosis("data", grown, None, where)
         if grown is not None:
             return Diagnosis("divergence", grown, event, where)
         if hazard is None:
             hazard = self._fallback(event, birth.phase)
-        if birth.phase == "forward" and self._dependence.is_data_only(event) and hazard.phase != "data":
-            is_label = any(
-                self._dependence.is_label(number) for number in self._sources(event)
-            )
-            hazard = hazards.BAD_ANNOTATION if is_label else hazards.PREPROCESSING_MADE_NONFINITE
-            born_in = "data"
+        if birth.phase == "forward" and self._dependence.is_data_only(event):
+            hazard, born_in = self._of_data(event, hazard)
         if hazard.phase == "data":
             born_in = "data"
         return Diagnosis(born_in, hazard, event, where)
+
+    def strike(self, event: Event) -> Struck | None:
+        """Where the operands of an op of the forward pass were struck."""
+        found = self._strike(event, "forward", self.operands(event))
+        return found[1] if found is not None else self._output_place(event, event.inputs)
+
+    def without_outliers(self, birth: Birth) -> Diagnosis:
+        """The diagnosis where no outlier row was found to be to blame."""
+        assert birth.event is not None
+        hazard = divergence.cause(self._capture, self._program, self._dependence, birth.event, with_outliers=False)
+        return Diagnosis("divergence", hazard, birth.event, self._output_place(birth.event, birth.event.inputs))
+
+    def _of_data(self, event: Event, hazard: Hazard) -> tuple[Hazard, BornIn]:
+        """The hazard of an op that computes on the batch alone: labels that are wrong, or features scaled by 0."""
+        if hazard.cause not in ("log_of_zero", "domain_error", "div_by_zero"):
+            return hazard, "forward"
+        sources = self._sources(event)
+        if sources and all(map(self._dependence.is_label, sources)):
+            return hazards.BAD_ANNOTATION, "data"
+        rows = {int(self._program.values[number].shape[0]) for number in sources}
+        if event.op == "RealDiv" and max(rows, default=0) > 1:
+            return hazards.PREPROCESSING_MADE_NONFINITE, "data"
+        return hazard, "forward"
 
     # -- births outside of the step
 
@@ -108,11 +135,12 @@ class Doctor:
         values = array(self._program.values[birth.leaf])
         bad = ~np.isfinite(values)
         struck = Struck((birth.leaf,), 0, _first(bad), _rows(bad))
-        hazard = (
-            hazards.MISSING_LABELS
-            if self._dependence.is_label(birth.leaf)
-            else hazards.NAN_OR_INF_IN_FEATURES
-        )
+        if self._dependence.is_label(birth.leaf):
+            hazard = hazards.MISSING_LABELS
+        elif bad.ndim > 1 and len(bad) > 1 and bad.reshape(len(bad), -1).all(axis=0).any():
+            hazard = hazards.PREPROCESSING_MADE_NONFINITE  # a column without one number: divided by its own spread
+        else:
+            hazard = hazards.NAN_OR_INF_IN_FEATURES
         return Diagnosis("data", hazard, None, struck)
 
     # -- births in the update
@@ -122,24 +150,22 @@ class Doctor:
         where = struck[1] if struck is not None else self._output_place(event, operands)
         if self._dependence.is_schedule(event):
             return Diagnosis("update", hazards.LEARNING_RATE_SCHEDULE_NONFINITE, event, where)
-        if self._is_clipping(event):
-            return Diagnosis("update", hazards.CLIPPING_SPREADS_NAN, event, where)
         grown = divergence.of(self._capture, self._program, self._dependence, event, struck[0] if struck else None)
         if grown is not None:
             return Diagnosis("divergence", grown, event, where)
         return Diagnosis("update", hazards.OPTIMIZER_UPDATE_NONFINITE, event, where)
 
-    def _is_clipping(self, event: Event) -> bool:
+    def _is_clipping(self, event: Event, phase: Phase) -> bool:
+        if event.forward is not None:
+            return False
         if event.line is not None and not isinstance(event.line, tuple):
             return any(function in _CLIPPERS for _, _, function in graphs.frames(event.line))
+        where = origin.where(event.line)
+        if where is not None and "clip_by_" in where.code and phase != "forward":
+            return True
         optimizer = getattr(self._capture.optimizer, "inner_optimizer", self._capture.optimizer)
-        if event.line is not None:
-            where = origin.where(event.line)
-            if where is not None and "clip" in where.code:
-                return True
-        return bool(getattr(optimizer, "global_clipnorm", None) or getattr(optimizer, "clipnorm", None)) and event.op in (
-            "L2Loss", "Square", "Sum", "Mul", "RealDiv",
-        )  # fmt: skip
+        clips = getattr(optimizer, "global_clipnorm", None) or getattr(optimizer, "clipnorm", None)
+        return bool(clips) and phase == "update" and event.op in _NORM_OPS
 
     # -- regions of the catalogue
 
@@ -191,7 +217,7 @@ class Doctor:
                 if dtype not in hazard.dtypes:
                     continue
                 mask = _mask(region, values, dtype)
-                if mask is None or not mask.any():
+                if mask is None or not mask.any() or not self._agrees(event, phase, hazard, region, mask):
                     continue
                 place = region.operand
                 struck = values[place]
@@ -202,6 +228,19 @@ class Doctor:
                 found.append((region.is_certain, hazard, Struck(operands, place, index, _rows(inside))))
         found.sort(key=lambda item: not item[0])
         return (found[0][1], found[0][2]) if found else None
+
+    def _agrees(self, event: Event, phase: Phase, hazard: Hazard, region: Region, mask: np.ndarray) -> bool:
+        """Whether the op's output is non-finite where its operands were struck, and in the way that the hazard says."""
+        if phase != "forward" or event.forward is not None or not event.outputs:
+            return True
+        output = array(self._program.values[event.outputs[0]])
+        bad = np.isnan(output) if hazard.cause == "domain_error" else ~np.isfinite(output)
+        if not bad.any():
+            return region.is_certain and hazard.cause != "domain_error"
+        try:
+            return bool((mask & bad).any())
+        except ValueError:  # not an elementwise op
+            return True
 
     def _output_place(self, event: Event, operands: tuple[int | None, ...]) -> Struck | None:
         """Where the output is not finite, as the best guess of where an operand was struck."""
@@ -235,9 +274,15 @@ class Doctor:
         event = birth.event
         assert event is not None
         op = self.op(event)
-        if self._is_half(event) and self._program.is_finite_with(self._targets, is_widened=True):
+        if (
+            self._is_half(event)
+            and not self._writes_infinity(event)
+            and self._program.is_finite_with(self._targets, is_widened=True)
+        ):
             absorbed = hazards.EPSILON_ABSORBED_BY_DTYPE
-            is_absorbed = op in absorbed.ops and (hazard is None or hazard.cause in ("log_of_zero", "div_by_zero", "softmax_then_log"))
+            is_absorbed = op in absorbed.ops and (
+                hazard is None or hazard.cause in ("log_of_zero", "div_by_zero", "softmax_then_log")
+            )
             return absorbed if is_absorbed else hazards.FLOAT16_RANGE
         if op in ("Log", "Log1p", "Xlogy") and hazard is not hazards.LOG_OF_NEGATIVE:
             operand = (self.operands(event) or (None,))[-1]
@@ -264,13 +309,18 @@ class Doctor:
             if number in self._program.values
         )
 
+    def _writes_infinity(self, event: Event) -> bool:
+        """Whether the user's line names an infinity itself; else one in half precision is a number out of its range."""
+        where = origin.where(origin.of_event(event).line)
+        return where is not None and "inf" in where.code.split("#")[0]
+
     def _has_masked_row(self, event: Event) -> bool:
         logits = array(self._program.values[event.inputs[0]])
         return bool(logits.size and (np.isneginf(logits).all(axis=-1)).any())
 
     def _is_where_trap(self, event: Event, forward: Event, struck: Struck | None) -> bool:
         """Whether the forward value at the struck place is thrown away by `tf.where`, and its gradient is not."""
-        if not self._dependence.feeds(forward.outputs, _SELECTS):
+        if not self._dependence.feeds(forward.outputs, SELECTS):
             return False
         incoming = [
             array(self._program.values[number])

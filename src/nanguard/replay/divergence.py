@@ -6,9 +6,9 @@ import numpy as np
 
 from nanguard import hazards
 from nanguard.backend import graphs
+from nanguard.backend.values import array
 from nanguard.capture import Capture, Event, TracedStep
 from nanguard.hazards import Hazard
-from nanguard.replay.births import array
 from nanguard.replay.dependence import Dependence
 from nanguard.replay.program import Program
 
@@ -52,7 +52,9 @@ def total_norm(row: tuple[int, float, dict[str, float]]) -> float:
     return float(np.sqrt(sum(norm * norm for norm in row[2].values())))
 
 
-def cause(capture: Capture, program: Program, dependence: Dependence, event: Event) -> Hazard:
+def cause(
+    capture: Capture, program: Program, dependence: Dependence, event: Event, *, with_outliers: bool = True
+) -> Hazard:
     """What made training diverge: recurrence, the scale of the inputs, an outlier row, or the learning rate."""
     features = [
         array(program.values[number])
@@ -65,7 +67,7 @@ def cause(capture: Capture, program: Program, dependence: Dependence, event: Eve
         if program.values[number].dtype.is_floating and dependence.is_label(number)
     ]
     for values in (*features, *labels):
-        if has_outliers(values):
+        if with_outliers and outlier_rows(values).size:
             return hazards.OUTLIER_ROWS
     if is_recurrent(capture, event):
         return hazards.EXPLODING_RECURRENCE
@@ -74,18 +76,19 @@ def cause(capture: Capture, program: Program, dependence: Dependence, event: Eve
     return hazards.DIVERGING_LEARNING_RATE
 
 
-def has_outliers(values: np.ndarray) -> bool:
-    """Whether a few rows are beyond all the others, by far."""
-    return bool(outlier_rows(values).size)
+def outlying(values: np.ndarray) -> np.ndarray:
+    """Which values are a thousand times the size of what most rows hold in that column, as rows by columns."""
+    flat = np.abs(np.nan_to_num(values.reshape(values.shape[0], -1).astype(np.float64)))
+    usual = np.maximum(np.quantile(flat, 0.75, axis=0), np.quantile(flat, 0.75) * 0.1 + 1e-6)
+    found: np.ndarray = (flat > 1e3 * usual) & (flat > 1e2)
+    return found
 
 
 def outlier_rows(values: np.ndarray) -> np.ndarray:
-    """Rows with a value a thousand times the size of what most rows hold in that column."""
+    """Rows that hold an outlying value."""
     if values.ndim == 0 or values.shape[0] < 4:
         return np.array([], int)
-    flat = np.abs(values.reshape(values.shape[0], -1).astype(np.float64))
-    usual = np.maximum(np.quantile(flat, 0.75, axis=0), np.quantile(flat, 0.75) * 0.1 + 1e-6)
-    return np.flatnonzero((flat > 1e3 * usual).any(axis=1) & (flat.max(axis=1) > 1e2))
+    return np.flatnonzero(outlying(values).any(axis=1))
 
 
 def is_unscaled(values: np.ndarray, limit: float = _UNSCALED) -> bool:

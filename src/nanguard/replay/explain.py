@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from nanguard import hazards
-from nanguard.backend import execution
+from nanguard.backend.values import array
 from nanguard.capture import Capture, Event, TracedStep
-from nanguard.findings import Cure, HistoryStep, Incident, Operand, SeenIn, Where
-from nanguard.guard import variables as script_variables
+from nanguard.findings import Cure, HistoryStep, Incident, Operand, SeenIn
 from nanguard.hazards import Hazard
-from nanguard.replay import births, dataset, divergence, names, origin, program, rows, schedule
-from nanguard.replay.births import Birth, Steps, array
+from nanguard.replay import births, dataset, divergence, names, origin, preprocessing, program, rows, schedule
+from nanguard.replay.births import Birth, Steps
 from nanguard.replay.dependence import Dependence
 from nanguard.replay.diagnosis import Diagnosis, Doctor
 
@@ -68,10 +68,13 @@ class _Explanation:
         self.gradients = self._numbers([reference for _, reference in capture.targets.gradients])
         self.state = self._numbers([reference for _, reference in capture.targets.state])
         self.batch = rows.of_capture(capture, self.program)
-        weights = {number for number, named in capture.names.items() if named.kind in ("weight", "state")}
-        self.dependence = Dependence(
-            self.program, self.batch.numbers if self.batch is not None else (), weights or None
-        )
+        weights = {
+            number
+            for number, named in capture.names.items()
+            if named.kind in ("weight", "state") or (named.kind == "slot" and named.variable.shape.rank)
+        }
+        numbers = self.batch.numbers if self.batch is not None else ()
+        self.dependence = Dependence(self.program, numbers, weights or None, self.losses)
 
     def _numbers(self, references: list[Any]) -> list[int]:
         if isinstance(self.capture.body, TracedStep):
@@ -96,9 +99,7 @@ class _Explanation:
             return self._not_reproduced()
         steps = Steps(self.program, self.losses, self.gradients)
         is_loss_finite = all(map(self.program.is_finite, self.losses))
-        birth = births.find(
-            self.program, numbers, steps, self._constants(), is_loss_finite=is_loss_finite
-        )
+        birth = births.find(self.program, numbers, steps, self._constants(), is_loss_finite=is_loss_finite)
         if birth is None:
             birth = self._of_write(updates)
         if birth is None:
@@ -106,7 +107,10 @@ class _Explanation:
         if birth.event is not None and birth.event.op in ("ReadVariableOp", "ResourceGather") and self._has_trained():
             return self._of_last_update(seen)
         doctor = Doctor(capture, self.program, self.dependence, [*targets, *numbers])
-        return self._told(seen, birth, doctor.diagnose(birth), doctor, [*targets, *numbers])
+        diagnosis = doctor.diagnose(birth)
+        if seen == ("state",) and capture.seen_in == ("state",) and diagnosis.born_in != "update":
+            diagnosis = replace(diagnosis, hazard=hazards.BATCHNORM_POISONED)
+        return self._told(seen, birth, diagnosis, doctor, [*targets, *numbers])
 
     def _seen(self) -> tuple[tuple[SeenIn, ...], list[int], list[tuple[int, Event]]]:
         bad_losses = [number for number in self.losses if not self.program.is_finite(number)]
@@ -135,7 +139,12 @@ class _Explanation:
             before, after = self.program.variables.get(key), self.program.after.get(key)
             if named is None or named.kind not in ("weight", "slot") or named.path.startswith("nanguard"):
                 continue
-            if after is None or not (after.dtype.is_floating) or not _is_bad(after) or (before is not None and _is_bad(before)):
+            if (
+                after is None
+                or not (after.dtype.is_floating)
+                or not _is_bad(after)
+                or (before is not None and _is_bad(before))
+            ):
                 continue
             found.append((value, event))
         return found
@@ -160,10 +169,11 @@ class _Explanation:
         assert failure is not None
         candidates = [h for h in hazards.for_op(failure.event.op, "forward") if failure.event.op in h.ops]
         labels = hazards.LABEL_OUT_OF_RANGE
-        hazard: Hazard | None = labels if failure.event.op in labels.ops else (candidates or [None])[0]
+        hazard: Hazard | None = labels if failure.event.op in labels.ops else (candidates[0] if candidates else None)
         bad_rows, struck = self._bad_labels(failure.event) if hazard is labels else ((), None)
         operands = self._operands(failure.event.op, failure.event.inputs, struck, None)
-        line = origin.of_event(failure.event).line or origin.innermost(self.capture.stack)
+        line = None if hazard is labels else origin.of_event(failure.event).line
+        line = line or origin.innermost(self.capture.stack)
         diagnosis = Diagnosis("data" if hazard is labels else "forward", hazard, failure.event, None)
         note = f"The graph ran {failure.event.op} without an error; op by op it fails: {failure.message[:160]}"
         incident = self._filled(
@@ -177,7 +187,7 @@ class _Explanation:
 
     def _bad_labels(self, event: Event) -> tuple[tuple[int, ...], tuple[int, int] | None]:
         logits, labels = (self.program.values[number] for number in event.inputs[:2])
-        values = np.asarray(labels)
+        values = array(labels)
         size = int(logits.shape[-1]) if event.op.startswith("Sparse") else int(logits.shape[0] or 0)
         bad = (values < 0) | (values >= size)
         flat = np.flatnonzero(bad.reshape(-1))
@@ -228,6 +238,10 @@ class _Explanation:
             forward = None if event.forward is None else forward
         blamed = forward if forward is not None else place
         line = blamed.line if blamed is not None and blamed.line is not None else None
+        if diagnosis.hazard is hazards.LABEL_OUT_OF_RANGE:
+            line = None  # the labels are to blame, not the op that takes them
+        if line is not None and blamed is not None:
+            line = (line[0], names.line_of(blamed.op, line[0], line[1]), line[2])
         if line is None and diagnosis.born_in != "divergence":
             line = (place.line if place is not None else None) or origin.innermost(self.capture.stack)
         operands: tuple[Operand, ...] = ()
@@ -248,6 +262,10 @@ class _Explanation:
             layer,
         )
         self._add_rows(incident, birth, diagnosis, targets)
+        if birth.leaf is not None and diagnosis.born_in == "data":
+            self._trace_preprocessing(incident)
+        if diagnosis.hazard is hazards.OUTLIER_ROWS and incident.rows is None:
+            return self._told(seen, birth, doctor.without_outliers(birth), doctor, targets)
         return incident
 
     def _filled(
@@ -295,13 +313,41 @@ class _Explanation:
             first_to_grow=grew,
         )
 
+    # -- data that the user's own TensorFlow ops spoilt
+
+    def _trace_preprocessing(self, incident: Incident) -> None:
+        """Looks for the op that made the bad data, and tells it instead of the line that handed the data on."""
+        batch = self.batch
+        bad_row = None
+        if batch is not None and incident.rows:
+            values = array(batch.array(batch.entries[0]))
+            bad_row = values[incident.rows[0]] if not np.isfinite(values[incident.rows[0]]).all() else None
+        made = preprocessing.find(self.capture, bad_row, len(incident.rows or (0,)))
+        if made is None or made.birth.event is None:
+            return
+        event = made.birth.event
+        place = origin.of_event(event)
+        if place.line is None:
+            return
+        line = (place.line[0], names.line_of(place.op, place.line[0], place.line[1]), place.line[2])
+        hazard = hazards.PREPROCESSING_MADE_NONFINITE
+        struck = Doctor(self.capture, made.program, Dependence(made.program, ()), []).strike(event)
+        incident.op = place.op
+        incident.where = origin.where(line)
+        incident.hazard, incident.hazard_name, incident.cause = hazard.code, hazard.name, hazard.cause
+        incident.cure, incident.needs = Cure(hazard.cure), hazard.needs
+        incident.operands = _operands_of(made.program, event.op, event.inputs, struck, line)
+        incident.chain = _shortened((*(each.op for each in made.birth.chain), *incident.chain))
+        if made.rows is not None and incident.rows is not None and incident.dataset_rows is None:
+            incident.dataset_rows = made.rows
+
     # -- rows and columns
 
     def _add_rows(self, incident: Incident, birth: Birth, diagnosis: Diagnosis, targets: list[int]) -> None:
         batch = self.batch
-        if batch is None or diagnosis.hazard is hazards.WEIGHTS_NONFINITE_BEFORE_TRAINING:
+        if batch is None:
             return
-        if birth.phase == "update" and diagnosis.born_in == "update":
+        if diagnosis.born_in == "update" and diagnosis.hazard is not hazards.CLIPPING_SPREADS_NAN:
             return
         suspects = self._suspects(birth, diagnosis)
         proof = rows.Proof(self.program, batch, targets)
@@ -309,12 +355,17 @@ class _Explanation:
         if found is None and batch.size == 1 and birth.leaf is not None:
             found = [0]
         if found is None:
+            if birth.leaf is not None and diagnosis.hazard is hazards.PREPROCESSING_MADE_NONFINITE:
+                leaf = batch.entry(birth.leaf)
+                incident.columns = self._columns(leaf[0], list(range(batch.size))) if leaf is not None else None
             return
         incident.rows = tuple(found)
         incident.dataset_rows = self._dataset_rows(found)
         entry = batch.entry(birth.leaf) if birth.leaf is not None else None
         if entry is not None and diagnosis.hazard is not hazards.MISSING_LABELS:
             incident.columns = self._columns(entry[0], found)
+        elif diagnosis.hazard is hazards.OUTLIER_ROWS:
+            incident.columns = self._outlying_columns(found)
 
     def _suspects(self, birth: Birth, diagnosis: Diagnosis) -> list[int]:
         batch = self.batch
@@ -323,11 +374,11 @@ class _Explanation:
             entry = batch.entry(birth.leaf)
             if entry is not None and diagnosis.struck is not None:
                 bad = {row for row in range(batch.size) for each in batch.entries
-                       if not np.isfinite(array_of(batch.array(each))[row]).all()}  # fmt: skip
+                       if not np.isfinite(array(batch.array(each))[row]).all()}  # fmt: skip
                 return sorted(bad)
         if diagnosis.hazard is hazards.OUTLIER_ROWS:
             return sorted({int(row) for each in batch.entries
-                           for row in divergence.outlier_rows(array_of(batch.array(each)))})  # fmt: skip
+                           for row in divergence.outlier_rows(array(batch.array(each)))})  # fmt: skip
         struck = diagnosis.struck
         if struck is None or not struck.rows:
             return []
@@ -341,7 +392,7 @@ class _Explanation:
 
     def _columns(self, entry: rows.Entry, found: list[int]) -> tuple[int, ...] | None:
         assert self.batch is not None
-        values = array_of(self.batch.array(entry))
+        values = array(self.batch.array(entry))
         if values.ndim < 2:
             features = [each for each in self.batch.entries if not self.dependence.is_label(each.parts[0])]
             return (features.index(entry),) if entry in features and len(features) > 1 else (0,)
@@ -350,6 +401,18 @@ class _Explanation:
         bad = ~np.isfinite(values[found])
         places = np.flatnonzero(bad.reshape(-1, values.shape[-1]).any(axis=0))
         return tuple(int(place) for place in places) or None
+
+    def _outlying_columns(self, found: list[int]) -> tuple[int, ...] | None:
+        """Columns of the features in which the rows found lie beyond all others."""
+        assert self.batch is not None
+        for entry in self.batch.entries:
+            values = array(self.batch.array(entry))
+            if values.ndim != 2 or self.dependence.is_label(entry.parts[0]):
+                continue
+            places = divergence.outlying(values)[found].any(axis=0)
+            if places.any():
+                return tuple(int(place) for place in np.flatnonzero(places))
+        return None
 
     def _dataset_rows(self, found: list[int]) -> tuple[int, ...] | None:
         assert self.batch is not None
@@ -366,8 +429,6 @@ class _Explanation:
         if entry is None or not operands:
             return operands
         is_label = self.dependence.is_label(entry[0].parts[0])
-        from dataclasses import replace
-
         return (replace(operands[0], name="labels" if is_label else "features"),)
 
 
@@ -407,12 +468,9 @@ def _operand(name: str, value: Any, index: tuple[int, ...] | None) -> Operand:
 
 
 def _are_spelled(operands: tuple[Operand, ...]) -> bool:
-    return bool(operands) and all(not operand.name.startswith("operand ") and operand.name != "x" for operand in operands)
-
-
-def array_of(values: np.ndarray) -> np.ndarray:
-    """Numbers that can be tested for being finite, whatever the dtype of a batch's tensor."""
-    return array(values) if values.dtype.kind in "fiubV" else np.zeros(values.shape)
+    return bool(operands) and all(
+        not operand.name.startswith("operand ") and operand.name != "x" for operand in operands
+    )
 
 
 def _is_bad(value: Any) -> bool:
@@ -461,9 +519,7 @@ def _sortable(value: float) -> float:
     return value if np.isfinite(value) else 3e38
 
 
-def _summary(
-    seen: tuple[SeenIn, ...], diagnosis: Diagnosis, op: str | None, forward: Any, capture: Capture
-) -> str:
+def _summary(seen: tuple[SeenIn, ...], diagnosis: Diagnosis, op: str | None, forward: Any, capture: Capture) -> str:
     where = {
         "data": "The data brought it",
         "forward": f"{op or 'The forward pass'} gave it in the forward pass",

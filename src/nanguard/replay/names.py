@@ -40,21 +40,44 @@ def operands(op: str, file: str, line: int) -> list[str]:
     >>> operands("Log", "no such file", 1)
     []
     """
+    found = _makers(op, file, line)
+    here = [node for node in found if node.lineno <= line <= (node.end_lineno or node.lineno)] or found
+    if len(here) != 1:
+        return []
+    node = here[0]
+    parts = [node.left, node.right] if isinstance(node, ast.BinOp) else node.args
+    return [ast.unparse(part) for part in parts]
+
+
+def line_of(op: str, file: str, line: int) -> int:
+    """The line on which the op itself stands, in a statement of several lines of which Python named another one."""
+    found = _makers(op, file, line)
+    if not found or any(_own_line(node) == line for node in found):
+        return line
+    return _own_line(found[0]) if len(found) == 1 else line
+
+
+def _own_line(node: ast.BinOp | ast.Call) -> int:
+    if isinstance(node, ast.BinOp):
+        return node.left.end_lineno or node.lineno
+    return node.func.end_lineno or node.lineno
+
+
+def _makers(op: str, file: str, line: int) -> list[ast.BinOp | ast.Call]:
+    """The calls and operators in the statement at a line that make an op of the given type."""
     statement = _statement(file, line)
     if statement is None:
         return []
-    calls = _CALLS.get(op, ()) + (op.lower(),)
-    found: list[list[str]] = []
+    calls = (*_CALLS.get(op, ()), op.lower())
+    found: list[ast.BinOp | ast.Call] = []
     for node in ast.walk(statement):
-        if not getattr(node, "lineno", 0) <= line <= (getattr(node, "end_lineno", 0) or 0):
-            continue
         if isinstance(node, ast.BinOp) and isinstance(node.op, _OPERATORS.get(op, ())):
-            found.append([ast.unparse(node.left), ast.unparse(node.right)])
+            found.append(node)
         elif isinstance(node, ast.Call) and node.args:
             name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
             if name in calls:
-                found.append([ast.unparse(argument) for argument in node.args])
-    return found[0] if len(found) == 1 else []
+                found.append(node)
+    return found
 
 
 def _statement(file: str, line: int) -> ast.stmt | None:

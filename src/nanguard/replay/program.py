@@ -7,7 +7,7 @@ mode has; a recorded step is run again from its events. Both become the same `Pr
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,12 +15,15 @@ import numpy as np
 import tensorflow as tf
 
 from nanguard.backend import execution, graphs
+from nanguard.backend.values import array, holds_floats, is_finite
 from nanguard.capture import Capture, Event, RecordedStep, TracedStep
 from nanguard.errors import ReplayError
 from nanguard.guard.eager import NOT_REPEATABLE
-from nanguard.guard.graph import is_finite
 from nanguard.replay.machine import Machine, widened
 
+_HALF = (tf.float16, tf.bfloat16)
+_EPSILON = 1e-8  # what a constant that half precision rounded to 0 may have been meant as
+_MASK = 1e9  # and one that it made infinite
 _MOST_EVENTS = 3_000_000
 # Ops with an effect outside of the step, or none on its numbers.
 _LEFT_OUT = frozenset({
@@ -93,7 +96,7 @@ class Program:
         known = self._finite.get(number)
         if known is None:
             value = self.values.get(number)
-            known = self._finite[number] = value is None or not _holds_floats(value) or is_finite(value)
+            known = self._finite[number] = value is None or not holds_floats(value) or is_finite(value)
         return known
 
     def is_finite_with(
@@ -125,7 +128,10 @@ class Program:
             if number in values:
                 return values[number]
             found = replaced[number] if number in replaced else self.values[number]
-            return widened(found) if is_widened and _holds_floats(found) else found
+            if is_widened and holds_floats(found):
+                is_constant = found.dtype in _HALF and number not in self._maker and found.shape.rank == 0
+                return _meant(found) if is_constant else widened(found)
+            return found
 
         for place in needed:
             event = self.events[place]
@@ -138,7 +144,7 @@ class Program:
                 except (tf.errors.OpError, ValueError, TypeError):
                     return None
             for number, output in zip(event.outputs, outputs, strict=True):
-                if number in wanted and _holds_floats(output) and not is_finite(output):
+                if number in wanted and holds_floats(output) and not is_finite(output):
                     return False
                 values[number] = output
             for number in last.get(place, ()):
@@ -180,6 +186,12 @@ def build(capture: Capture) -> Program:
     if isinstance(capture.body, TracedStep):
         return _interpret(capture.body)
     return _rerun(capture.body)
+
+
+def of_graph(graph: Any, inputs: list[Any]) -> Program:
+    """Runs a function's graph on eager tensors, op by op."""
+    values = {id(tensor): value for tensor, value in zip(graph.inputs, inputs, strict=False)}
+    return _interpret(TracedStep(graph, values, {}, {}))
 
 
 def _interpret(body: TracedStep) -> Program:
@@ -231,10 +243,9 @@ def _rerun(body: RecordedStep) -> Program:
                     program._maker[number] = program._maker.get(result, -1)
                     interpreter.alias(number, result)
             continue
-        if event.op in NOT_REPEATABLE and event.op != "ReadVariableOp" and event.outputs:
-            outputs = [body.tensors[number] for number in event.outputs]
-            program.pinned.update(event.outputs)
-        elif event.op == "ReadVariableOp" and event.inputs[0] not in interpreter.machine.variables:
+        if (event.op in NOT_REPEATABLE and event.op != "ReadVariableOp" and event.outputs) or (
+            event.op == "ReadVariableOp" and event.inputs[0] not in interpreter.machine.variables
+        ):
             outputs = [body.tensors[number] for number in event.outputs]
             program.pinned.update(event.outputs)
         else:
@@ -287,13 +298,15 @@ class _Interpreter:
             self.program.failure = Failure(event, str(message).split(" [Op:")[0].strip())
             return None
 
-    def call(self, graph: Any, inputs: list[int], num_outputs: int, caller: Event | None = None) -> list[Any] | None:
+    def call(
+        self, graph: Any, inputs: Sequence[int | None], num_outputs: int, caller: Event | None = None
+    ) -> list[Any] | None:
         """Runs a function's graph on numbered inputs; gives the numbers of its outputs, or None if an op raised."""
         if self.run_graph(graph, inputs, caller) is None:
             return None
         return [self.program.numbers.get(id(tensor)) for tensor in graph.outputs[:num_outputs]]
 
-    def run_graph(self, graph: Any, inputs: list[int | None], caller: Event | None = None) -> bool | None:
+    def run_graph(self, graph: Any, inputs: Sequence[int | None], caller: Event | None = None) -> bool | None:
         """Runs all ops of a graph in the order in which they were made; None if one raised."""
         numbers = self.program.numbers
         for tensor, number in zip(graph.inputs, inputs, strict=False):
@@ -301,14 +314,23 @@ class _Interpreter:
                 numbers[id(tensor)] = number
             else:
                 numbers.pop(id(tensor), None)
+        done: set[Any] = set()
         for op in graph.get_operations():
-            if op.type == "Placeholder" or _is_nanguards(op.name):
-                continue
-            if self._run(op, caller) is None:
+            if op not in done and self._run(op, caller, done) is None:
                 return None
         return True
 
-    def _run(self, op: Any, caller: Event | None) -> bool | None:
+    def _run(self, op: Any, caller: Event | None, done: set[Any]) -> bool | None:
+        done.add(op)
+        if op.type == "Placeholder" or _is_nanguards(op.name):
+            return True
+        # The gradient of a loop gives the loop new inputs, which were made after it.
+        for tensor in op.inputs:
+            if tensor.op not in done and self._run(tensor.op, caller, done) is None:
+                return None
+        return self._run_ready(op, caller)
+
+    def _run_ready(self, op: Any, caller: Event | None) -> bool | None:
         numbers = self.program.numbers
         if any(id(tensor) in self.fixed for tensor in op.outputs):
             for tensor in op.outputs:
@@ -365,13 +387,13 @@ class _Interpreter:
         return self.call(graphs.called(op.graph, op.get_attr("f").name), inputs, len(op.outputs), caller)
 
     def _run_if(self, op: Any, inputs: list[int], caller: Event | None) -> list[Any] | None:
-        predicate = bool(np.asarray(self.program.values[inputs[0]]).all())
+        predicate = bool(array(self.program.values[inputs[0]]).all())
         branch = op.get_attr("then_branch" if predicate else "else_branch")
         return self.call(graphs.called(op.graph, branch.name), inputs[1:], len(op.outputs), caller)
 
     def _run_case(self, op: Any, inputs: list[int], caller: Event | None) -> list[Any] | None:
         branches = op.get_attr("branches")
-        chosen = int(np.asarray(self.program.values[inputs[0]]))
+        chosen = int(array(self.program.values[inputs[0]]))
         branch = branches[chosen if 0 <= chosen < len(branches) else -1]
         return self.call(graphs.called(op.graph, branch.name), inputs[1:], len(op.outputs), caller)
 
@@ -383,7 +405,7 @@ class _Interpreter:
             going = self.call(condition, state, 1, caller)
             if going is None:
                 return None
-            if not bool(np.asarray(self.program.values[going[0]]).all()):
+            if not bool(array(self.program.values[going[0]]).all()):
                 return state
             state_or_none = self.call(body, state, len(op.outputs), caller)
             if state_or_none is None:
@@ -404,9 +426,11 @@ _KINDS = {
 }
 
 
+def _meant(constant: Any) -> Any:
+    """A half-precision constant as it may have been before it was rounded."""
+    value = float(array(constant))
+    return tf.constant(_EPSILON if value == 0.0 else float(np.clip(value, -_MASK, _MASK)))
+
+
 def _is_nanguards(name: str) -> bool:
     return any(part == "nanguard" or part.startswith("nanguard_") for part in name.split("/"))
-
-
-def _holds_floats(value: Any) -> bool:
-    return bool(value.dtype.is_floating or value.dtype.is_complex)

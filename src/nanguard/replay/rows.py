@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from nanguard.backend.values import array
 from nanguard.capture import Capture, TracedStep
 from nanguard.guard import variables as script_variables
 from nanguard.replay.program import Program
@@ -48,7 +49,7 @@ class Batch:
 
     def array(self, entry: Entry) -> np.ndarray:
         """One tensor of the batch, the replicas' parts in one."""
-        return np.concatenate([np.asarray(self._program.values[number]) for number in entry.parts])
+        return np.concatenate([array(self._program.values[number]) for number in entry.parts])
 
     def entry(self, number: int) -> tuple[Entry, int] | None:
         """The entry that a tensor belongs to, with the number of the first row of its part."""
@@ -154,6 +155,7 @@ class Proof:
         self._targets = list(targets)
         self._is_padded: bool | None = None
         self._runs = 0
+        self._num_bad = 0
         self._until = time.monotonic() + _MOST_SECONDS
 
     def is_exhausted(self) -> bool:
@@ -207,11 +209,12 @@ class Proof:
 
     def _bisect(self, rows: list[int]) -> list[int] | None:
         """The rows that are bad by themselves; None if the search has to be given up."""
-        if self.is_exhausted():
+        if self.is_exhausted() or self._num_bad > max(self._batch.size // 2, 1):
             return None
         if self.is_finite(rows):
             return []
         if len(rows) == 1:
+            self._num_bad += 1
             return rows
         middle = len(rows) // 2
         first, second = self._bisect(rows[:middle]), None

@@ -95,7 +95,7 @@ def _incident(incident: Incident) -> list[str]:
         "columns": _wrapped("columns", _columns(incident), most=1),
         "seen in": _wrapped("seen in", ", ".join(incident.seen_in), most=1),
         "chain": _wrapped("chain", _chain(incident.chain), most=2),
-        "history": _history(incident.history),
+        "history": _history(incident.history if incident.born_in == "divergence" else ()),
         "grew": _wrapped("grew", _grew(incident), most=1),
         "needs": _wrapped("needs", incident.needs, most=1),
         "fix": _fix(incident),
