@@ -156,6 +156,37 @@ def test_line_of_a_divergence_is_not_graded(tmp_path: Path) -> None:
     assert "line" not in grades
 
 
+@pytest.mark.parametrize(("exit_code", "found"), [(0, [{"step": 3, "cause": "log_of_zero"}]), (1, [])])
+def test_healthy_case_allows_no_incident_and_no_exit_code(tmp_path: Path, exit_code: int, found: list[Any]) -> None:
+    """Either of them is a false alarm; neither of them is right."""
+    healthy = accuracy.Expectation(healthy=True)
+    assert accuracy.judge(healthy, [], 0, tmp_path) == ({}, [])
+    (fault,) = accuracy.judge(healthy, found, exit_code, tmp_path)[1]
+    assert fault.startswith("false alarm")
+
+
+def test_what_was_not_found_is_wrong_in_every_key(expectation: Any, tmp_path: Path) -> None:
+    """A miss cannot raise the share of right lines by leaving the count."""
+    grades, faults = accuracy.judge(expectation, [], 0, tmp_path)
+    assert faults == ["not found"]
+    assert set(grades) == set(expectation.answers)
+    assert not any(grades.values())
+
+
+def test_incident_without_its_exit_code_is_a_fault(expectation: Any, tmp_path: Path) -> None:
+    """A script in which something was found must end with 1."""
+    faults = accuracy.judge(expectation, [incident(tmp_path)], 0, tmp_path)[1]
+    assert faults == ["exit code: expected 1, got 0"]
+
+
+def test_cases_are_selected_by_name_and_length(tmp_path: Path) -> None:
+    """`only` is a glob over the names, `short` keeps the marked ones."""
+    for name, mark in [("data_a", " short=1"), ("data_b", ""), ("ok_c", " short=1")]:
+        (tmp_path / f"{name}.py").write_text(f"# expect: healthy{mark}\n", encoding="utf-8")
+    assert [path.stem for path in accuracy.select(tmp_path, only="data_*")] == ["data_a", "data_b"]
+    assert [path.stem for path in accuracy.select(tmp_path, short=True)] == ["data_a", "ok_c"]
+
+
 def test_totals_count_false_alarms_and_misses() -> None:
     """A miss lowers `found`; a false alarm counts among the healthy."""
     outcomes = [

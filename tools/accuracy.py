@@ -178,6 +178,23 @@ def _show(answer: Any) -> str:
     return json.dumps(answer)
 
 
+def judge(
+    expectation: Expectation, incidents: Sequence[dict[str, Any]], exit_code: int, directory: Path
+) -> tuple[dict[str, bool], list[str]]:
+    """Compares a whole report with what was expected; what was not found at all is wrong in every graded key."""
+    if expectation.healthy:
+        if not incidents and exit_code == 0:
+            return {}, []
+        first = incidents[0] if incidents else {}
+        return {}, [f"false alarm: step {first.get('step')}, {first.get('cause')}, exit code {exit_code}"]
+    if not incidents:
+        return dict.fromkeys(expectation.answers, False), ["not found"]
+    grades, faults = grade(expectation, incidents[0], directory)
+    if exit_code != 1:
+        faults.append(f"exit code: expected 1, got {exit_code}")
+    return grades, faults
+
+
 def run_case(script: Path) -> Outcome:
     """Runs a case under nanguard and grades the report."""
     expectation = parse(script)
@@ -186,25 +203,15 @@ def run_case(script: Path) -> Outcome:
         report_path = directory / "report.json"
         command = [sys.executable, "-m", "nanguard", "run", "--json", str(report_path), str(script)]
         exit_code, output, seconds = _execute(command, directory)
-        report: dict[str, Any] | None = None
+        report: dict[str, Any] = {"verdict": "crashed"}
         if exit_code in (0, 1) and report_path.exists():
             report = json.loads(report_path.read_text(encoding="utf-8"))
-        if report is None or report.get("verdict") == "crashed":
+        if exit_code is None or report["verdict"] == "crashed":
+            grades = dict.fromkeys(expectation.answers, False)
             fault = f"no report, exit code {exit_code}: {_last_line(output)}"
-            return Outcome(script.stem, expectation.healthy, False, {}, (fault,), True, seconds)
+            return Outcome(script.stem, expectation.healthy, False, grades, (fault,), True, seconds)
         incidents = report["incidents"]
-        found = bool(incidents) or exit_code != 0
-        grades: dict[str, bool] = {}
-        faults: list[str] = []
-        if expectation.healthy and found:
-            first = incidents[0] if incidents else {}
-            faults.append(f"false alarm: step {first.get('step')}, {first.get('cause')}, exit code {exit_code}")
-        elif not expectation.healthy and incidents:
-            grades, faults = grade(expectation, incidents[0], directory)
-            if exit_code != 1:
-                faults.append(f"exit code: expected 1, got {exit_code}")
-        elif not expectation.healthy:
-            faults.append("not found")
+        grades, faults = judge(expectation, incidents, exit_code, directory)
         return Outcome(script.stem, expectation.healthy, bool(incidents), grades, tuple(faults), False, seconds)
 
 

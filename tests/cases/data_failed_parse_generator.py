@@ -29,8 +29,8 @@ def batches(frame, size=16):
 
 model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(8, activation="tanh"), keras.layers.Dense(1)])
 model.compile(optimizer=keras.optimizers.SGD(learning_rate=0.01), loss="mae")
-model.fit(
-    batches(table),  # NG701|NG702 here
+model.fit(  # NG701|NG702 here
+    batches(table),
     steps_per_epoch=12,
     epochs=2,
     verbose=0,

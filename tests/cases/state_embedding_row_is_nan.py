@@ -1,4 +1,4 @@
-# expect: step=0 born_in=data|forward|update op=null cause=weights_already_nan rows=null short=1
+# expect: step=0 born_in=data|forward|update op=null cause=weights_already_nan rows=null|5 short=1
 """Word vectors as means over sub-words; a word without sub-words got 0 / 0 before training began."""
 
 import keras

@@ -12,6 +12,7 @@ import numpy as np
 from nanguard.guard import source
 
 _MOST_BYTES = 2 << 30
+_MOST_STARTS = 1000
 
 
 def rows(batch: Sequence[np.ndarray], culprits: Sequence[int], sources: Sequence[Any]) -> list[int] | None:
@@ -42,6 +43,9 @@ def _search(batch: Sequence[np.ndarray], culprits: Sequence[int], candidates: li
         )
         for array in fitting:
             found = [_find(array, entry[row]) for row in culprits]
+            start = _start(array, entry, culprits[0], found[0])
+            if start is not None:
+                return [start + row for row in culprits]
             if all(len(places) == 1 for places in found):
                 return [int(places[0]) for places in found]
             if all(len(places) >= 1 for places in found):
@@ -49,6 +53,22 @@ def _search(batch: Sequence[np.ndarray], culprits: Sequence[int], candidates: li
                 if refined is not None:
                     return refined
     return None
+
+
+def _start(array: np.ndarray, entry: np.ndarray, row: int, places: np.ndarray) -> int | None:
+    """Where the whole batch stands in one piece in the data set; None if nowhere, or in several places."""
+    size = len(entry)
+    starts = [
+        int(place) - row
+        for place in places[:_MOST_STARTS]
+        if 0 <= place - row <= len(array) - size and _are_equal(array[place - row : place - row + size], entry)
+    ]
+    return starts[0] if len(starts) == 1 else None
+
+
+def _are_equal(part: np.ndarray, entry: np.ndarray) -> bool:
+    flat = part.reshape(len(part), -1).astype(entry.dtype, copy=False)
+    return np.array_equal(flat, entry.reshape(len(entry), -1), equal_nan=entry.dtype.kind == "f")
 
 
 def _refine(

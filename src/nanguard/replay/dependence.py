@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import numpy as np
 import tensorflow as tf
 
+from nanguard.backend.values import array
 from nanguard.capture import Event
 from nanguard.replay.program import Program
 
@@ -16,6 +18,7 @@ _PASSES_ON = frozenset({
     "Relu", "Max", "Min", "Prod", "Split", "SplitV", "Unpack", "StopGradient", "RealDiv", "Abs",
 })  # fmt: skip
 _PROBABILITIES = frozenset({"Softmax", "Sigmoid"})
+_VANISHING = 1e-30
 _SHAPES = frozenset({"Shape", "Size", "ShapeN", "Rank"})
 
 
@@ -113,8 +116,14 @@ class Dependence:
             if event.op in _PROBABILITIES or self._is_softmax_by_hand(event):
                 return True
             if event.op in _PASSES_ON:
-                waiting += [(each, depth + 1) for each in event.inputs]
+                # Of the factors of a product, only one that is 0 somewhere can have made it 0.
+                factors = [each for each in event.inputs if event.op != "Mul" or self._vanishes(each)]
+                waiting += [(each, depth + 1) for each in factors]
         return False
+
+    def _vanishes(self, number: int) -> bool:
+        values = array(self._program.values[number])
+        return values.dtype.kind == "f" and bool((np.abs(values) < _VANISHING).any())
 
     def _is_softmax_by_hand(self, event: Event) -> bool:
         if event.op != "RealDiv":

@@ -218,7 +218,7 @@ class _Explanation:
             hazard = hazards.LEARNING_RATE_SCHEDULE_NONFINITE
         event = found[1].event if found is not None else None
         place = origin.of_event(event) if event is not None else None
-        line = place.line if place is not None else origin.innermost(capture.stack)
+        line = (place.users_line() if place is not None else None) or origin.innermost(capture.stack)
         operands: tuple[Operand, ...] = ()
         if found is not None and event is not None:
             doctor = Doctor(capture, found[0], Dependence(found[0], ()), [])
@@ -237,13 +237,11 @@ class _Explanation:
         if forward is not None and event is not None and birth.phase == "forward":
             forward = None if event.forward is None else forward
         blamed = forward if forward is not None else place
-        line = blamed.line if blamed is not None and blamed.line is not None else None
+        line = blamed.users_line() if blamed is not None else None
         if diagnosis.hazard is hazards.LABEL_OUT_OF_RANGE:
             line = None  # the labels are to blame, not the op that takes them
-        if line is not None and blamed is not None:
-            line = (line[0], names.line_of(blamed.op, line[0], line[1]), line[2])
         if line is None and diagnosis.born_in != "divergence":
-            line = (place.line if place is not None else None) or origin.innermost(self.capture.stack)
+            line = (place.users_line() if place is not None else None) or origin.innermost(self.capture.stack)
         operands: tuple[Operand, ...] = ()
         if diagnosis.struck is not None:
             op = doctor.op(event) if event is not None else ""
@@ -327,9 +325,9 @@ class _Explanation:
             return
         event = made.birth.event
         place = origin.of_event(event)
-        if place.line is None:
+        line = place.users_line()
+        if line is None:
             return
-        line = (place.line[0], names.line_of(place.op, place.line[0], place.line[1]), place.line[2])
         hazard = hazards.PREPROCESSING_MADE_NONFINITE
         struck = Doctor(self.capture, made.program, Dependence(made.program, ()), []).strike(event)
         incident.op = place.op
@@ -364,7 +362,7 @@ class _Explanation:
         entry = batch.entry(birth.leaf) if birth.leaf is not None else None
         if entry is not None and diagnosis.hazard is not hazards.MISSING_LABELS:
             incident.columns = self._columns(entry[0], found)
-        elif diagnosis.hazard is hazards.OUTLIER_ROWS:
+        elif diagnosis.hazard in (hazards.OUTLIER_ROWS, hazards.BATCHNORM_POISONED):
             incident.columns = self._outlying_columns(found)
 
     def _suspects(self, birth: Birth, diagnosis: Diagnosis) -> list[int]:

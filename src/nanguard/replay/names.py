@@ -49,11 +49,21 @@ def operands(op: str, file: str, line: int) -> list[str]:
     return [ast.unparse(part) for part in parts]
 
 
-def line_of(op: str, file: str, line: int) -> int:
-    """The line on which the op itself stands, in a statement of several lines of which Python named another one."""
-    found = _makers(op, file, line)
-    if not found or any(_own_line(node) == line for node in found):
+def line_of(op: str, file: str, line: int, turn: int = 0, turns: int = 1) -> int:
+    """The line on which the op itself stands, in a statement of several lines of which Python named another one.
+
+    Args:
+        op: TensorFlow's type of the op.
+        file: The source file.
+        line: The line that Python named.
+        turn: Which of the ops of this type that the statement made it is, in the order in which they were made.
+        turns: How many the statement made.
+    """
+    found = sorted(_makers(op, file, line), key=lambda node: (node.end_lineno or 0, node.end_col_offset or 0))
+    if not found or (len(found) != turns and any(_own_line(node) == line for node in found)):
         return line
+    if len(found) == turns:
+        return _own_line(found[turn])
     return _own_line(found[0]) if len(found) == 1 else line
 
 

@@ -11,6 +11,7 @@ from nanguard.backend import graphs
 from nanguard.capture import Event, Forward
 from nanguard.findings import Where
 from nanguard.guard import source
+from nanguard.replay import names
 from nanguard.replay.program import Program
 
 Line = tuple[str, int, str]
@@ -24,11 +25,22 @@ class Origin:
         op: TensorFlow's type of the op.
         line: The user's innermost line on the stack that made it, or None.
         layer: Keras path of the layer in whose call it was made, or None.
+        turn: Which op of its type it is among those that the same line made.
+        turns: How many of them there are.
     """
 
     op: str
     line: Line | None
     layer: str | None
+    turn: int = 0
+    turns: int = 1
+
+    def users_line(self) -> Line | None:
+        """The line with its number set right: in a statement of several lines, the one on which the op stands."""
+        if self.line is None:
+            return None
+        file, number, function = self.line
+        return file, names.line_of(self.op, file, number, self.turn, self.turns), function
 
 
 def of_event(event: Event) -> Origin:
@@ -64,8 +76,21 @@ def recorded_forward(program: Program, forward: Forward) -> Event | None:
 
 
 def _of_graph_op(op: Any) -> Origin:
+    line = _line_of_op(op)
+    if line is None:
+        return Origin(op.type, None, graphs.layer(op))
+    same = [
+        each.name
+        for each in op.graph.get_operations()
+        if each.type == op.type and graphs.forward_op(each) is None and _line_of_op(each) == line
+    ]
+    turn = same.index(op.name) if op.name in same else 0
+    return Origin(op.type, line, graphs.layer(op), turn, max(len(same), 1))
+
+
+def _line_of_op(op: Any) -> Line | None:
     lines = [line for line in graphs.frames(op) if source.is_users(line[0])]
-    return Origin(op.type, lines[-1] if lines else None, graphs.layer(op))
+    return lines[-1] if lines else None
 
 
 def innermost(stack: list[Line]) -> Line | None:

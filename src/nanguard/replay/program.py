@@ -78,6 +78,9 @@ class Program:
         for number, value in zip(event.outputs, outputs, strict=True):
             self.values[number] = value
             self._maker[number] = len(self.events)
+            if value.dtype == tf.variant:
+                # A list of tensors cannot be looked into; it holds what was put into it.
+                self._finite[number] = all(map(self.is_finite, event.inputs))
         if len(event.inputs) > 1 and not event.outputs and self.values[event.inputs[0]].dtype == tf.resource:
             self.written.append((execution.identity_of(self.values[event.inputs[0]]), event.inputs[-1], event))
         self.events.append(event)

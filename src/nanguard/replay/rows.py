@@ -153,7 +153,7 @@ class Proof:
         self._program = program
         self._batch = batch
         self._targets = list(targets)
-        self._is_padded: bool | None = None
+        self._is_fixed = False
         self._runs = 0
         self._num_bad = 0
         self._until = time.monotonic() + _MOST_SECONDS
@@ -166,12 +166,12 @@ class Proof:
         """Whether the step is finite on these rows alone."""
         if not rows:
             return False
-        for is_padded in (False, True) if self._is_padded is None else (self._is_padded,):
+        for is_padded in (False, True) if not self._is_fixed else (True,):
             self._runs += 1
             result = self._program.is_finite_with(self._targets, leaves=self._batch.only(rows, is_padded=is_padded))
             if result is not None:
-                self._is_padded = is_padded
                 return result
+            self._is_fixed = True  # the step holds the size of its batch
         return False
 
     def culprits(self, suspects: Sequence[int]) -> list[int] | None:
