@@ -135,6 +135,8 @@ class Capture:
         sources: Arrays, frames and data sets that training was given, for finding the rows of the data set.
         bad_before: Names of variables that were not finite before the step.
         first_step: Updates that the optimizer had made when the watch first saw it.
+        trained: Identities of the handles of the variables that the step trains.
+        bad_at_start: Identities of the handles of variables that were not finite when the watch first saw them.
         compiled: Whether XLA ran the step.
         before: Eager ops that ran outside of steps, which may have made the data; None if there were none.
         notes: What is worth saying beside the incident.
@@ -154,6 +156,8 @@ class Capture:
     sources: list[Any] = field(default_factory=list)
     bad_before: list[str] = field(default_factory=list)
     first_step: int = 0
+    trained: set[int] = field(default_factory=set)
+    bad_at_start: set[int] = field(default_factory=set)
     compiled: bool = False
     before: RecordedStep | None = None
     notes: list[str] = field(default_factory=list)

@@ -64,7 +64,7 @@ def identity_of(tensor: Any) -> int:
 
 
 def watch_ops(callback: OpCallback) -> None:
-    """Calls `callback(op_type, inputs, attrs, outputs, op_name, graph)` after each op that this thread runs or makes."""
+    """Calls `callback(op_type, inputs, attrs, outputs, op_name, graph)` after each op of this thread."""
     _op_callbacks.add_op_callback(callback)
 
 
@@ -91,7 +91,7 @@ def set_gradient_function(function: Callable[..., Any]) -> None:
 
 def context_class() -> type:
     """The class whose `call_function` runs every traced function that is called from Python."""
-    return _context.Context
+    return _context.Context  # type: ignore[no-any-return]
 
 
 def read_variable(handle: Any, dtype: tf.DType) -> Any:

@@ -71,7 +71,7 @@ def external(graph: Any, tensor: Any) -> Any | None:
 
 
 def called(graph: Any, name: str) -> Any:
-    """The graph of a function that an op of `graph` calls by name: the traced one, whose ops know their source lines."""
+    """The graph of a function that an op of `graph` calls: the traced one, whose ops know their source lines."""
     owner = graph
     while owner is not None:
         function = owner._get_function(name)

@@ -48,6 +48,8 @@ class Hooks:
         self._patches: list[tuple[Any, str, Any]] = []
         self._optimizers: dict[int, tuple[Any, int]] = {}  # by id: the optimizer and its first iteration seen
         self._owner: dict[int, Any] = {}  # handle's identity -> optimizer
+        self._trained: set[int] = set()
+        self._bad_at_start: set[int] = set()
         self._hand_steps = 0
         self._epoch: int | None = None
         self._fits: list[dict[str, Any]] = []
@@ -148,6 +150,7 @@ class Hooks:
             is_inner = bool(thread.tapes) and thread.tapes[0] is not tape
             if thread.is_busy or is_inner or not any(script_variables.is_variable(v) for v in flat):
                 return gradient(tape, target, sources, *args, **kwargs)
+            self._inspect([v for v in flat if script_variables.is_variable(v)])
             if tf.executing_eagerly():
                 recorder = self._ensure_recorder()
                 recorder.is_recording = True
@@ -338,6 +341,18 @@ class Hooks:
             for component in script_variables.components(script_variables.raw(variable)):
                 self._owner[execution.identity_of(component.handle)] = optimizer
 
+    def _inspect(self, variables: list[Any]) -> None:
+        """Notes which variables are not finite before they are trained for the first time."""
+        with tf.init_scope(), self._ours():
+            for variable in variables:
+                for component in script_variables.components(script_variables.raw(variable)):
+                    number = execution.identity_of(component.handle)
+                    if number in self._trained:
+                        continue
+                    self._trained.add(number)
+                    if not is_finite(execution.read_variable(component.handle, component.dtype)):
+                        self._bad_at_start.add(number)
+
     # -- eager steps
 
     def _check_eager(self, recorder: Recorder, target: Any, variables: list[Any], grads: list[Any]) -> None:
@@ -512,6 +527,8 @@ class Hooks:
             names=names,
             sources=[self._fits[-1]] if self._fits else [],
             bad_before=bad_before,
+            trained=set(self._trained),
+            bad_at_start=set(self._bad_at_start),
             before=self._thread.recorder.before() if self._thread.recorder is not None else None,
             first_step=self._optimizers.get(id(optimizer), (None, 0))[1],
         )

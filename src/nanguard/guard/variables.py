@@ -1,4 +1,4 @@
-"""What the script's variables are: weights, optimizer slots, layer state, metrics; and which optimizers can be trusted."""
+"""What the script's variables are: weights, slots, layer state, metrics; and which optimizers can be trusted."""
 
 from __future__ import annotations
 

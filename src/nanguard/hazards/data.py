@@ -144,8 +144,8 @@ UNSCALED_INPUTS = Hazard(
     ),
     why=(
         "The curvature of the loss grows with the square of the inputs, so a rate that suits unit scale is 1e12 "
-        "times too high for prices in millions. Timestamps, pixel sums and account numbers do the same. It looks like a "
-        "learning rate that is too high, and lowering the rate is the slow cure."
+        "times too high for prices in millions. Timestamps, pixel sums and account numbers do the same. It looks like "
+        "a learning rate that is too high, and lowering the rate is the slow cure."
     ),
     bad="""
         x = np.array([[1.1e6], [2.3e6], [3.2e6], [4.4e6]])

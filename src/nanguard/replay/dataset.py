@@ -27,7 +27,10 @@ def rows(batch: Sequence[np.ndarray], culprits: Sequence[int], sources: Sequence
         The row numbers in the data set, in the order of `culprits`; None where a row cannot be told for certain.
     """
     given = [array for thing in sources for array in _arrays(thing)]
-    for candidates in (given, list(_arrays_of_frames(sys._getframe(1)))):
+    around = list(_arrays_of_frames(sys._getframe(1)))
+    size = len(batch[0]) if batch else 0
+    # The batch itself stands in the frames as well; it is the data set only if there is no larger one.
+    for candidates in (given, [array for array in around if len(array) > size], around):
         found = _search(batch, culprits, candidates)
         if found is not None:
             return found

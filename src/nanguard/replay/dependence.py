@@ -82,7 +82,7 @@ class Dependence:
         derived = {leaf}
         met_output = False
         for event in self._program.events[: self._loss]:
-            if not derived & set(event.inputs):
+            if not event.outputs or not derived & set(event.inputs):
                 continue
             for number in event.inputs:
                 if number in derived or self._is_scalar(number):

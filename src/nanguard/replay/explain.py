@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from nanguard import hazards
+from nanguard.backend import execution
 from nanguard.backend.values import array
 from nanguard.capture import Capture, Event, TracedStep
 from nanguard.findings import Cure, HistoryStep, Incident, Operand, SeenIn
@@ -92,9 +93,9 @@ class _Explanation:
             if self.program.is_finite_with(targets, variables={capture.scale: one}):
                 return None
             self.program.variables[capture.scale] = one
-        if self.program.failure is not None:
-            return self._of_failure()
         seen, numbers, updates = self._seen()
+        if not seen and self.program.failure is not None:
+            return self._of_failure()
         if not seen:
             return self._not_reproduced()
         steps = Steps(self.program, self.losses, self.gradients)
@@ -104,7 +105,7 @@ class _Explanation:
             birth = self._of_write(updates)
         if birth is None:
             return outline(capture, "the non-finite numbers of the replay lead nowhere.")
-        if birth.event is not None and birth.event.op in ("ReadVariableOp", "ResourceGather") and self._has_trained():
+        if self._is_of_last_update(birth):
             return self._of_last_update(seen)
         doctor = Doctor(capture, self.program, self.dependence, [*targets, *numbers])
         diagnosis = doctor.diagnose(birth)
@@ -159,8 +160,13 @@ class _Explanation:
         inside = self.batch.numbers if self.batch is not None else set()
         return {number for number in self.program.leaves if number not in inside}
 
-    def _has_trained(self) -> bool:
-        return self.capture.step > self.capture.first_step
+    def _is_of_last_update(self, birth: Birth) -> bool:
+        """Whether a variable was non-finite before the step, and was not so before training."""
+        if birth.event is None or birth.event.op not in ("ReadVariableOp", "ResourceGather"):
+            return False
+        key = execution.identity_of(self.program.values[birth.event.inputs[0]])
+        has_trained = self.capture.step > self.capture.first_step
+        return has_trained and key in self.capture.trained and key not in self.capture.bad_at_start
 
     # -- kinds of endings
 
@@ -169,7 +175,10 @@ class _Explanation:
         assert failure is not None
         candidates = [h for h in hazards.for_op(failure.event.op, "forward") if failure.event.op in h.ops]
         labels = hazards.LABEL_OUT_OF_RANGE
-        hazard: Hazard | None = labels if failure.event.op in labels.ops else (candidates[0] if candidates else None)
+        takes_labels = failure.event.op in labels.ops and any(
+            number in self.dependence.on_batch for number in failure.event.inputs[1:2]
+        )
+        hazard: Hazard | None = labels if takes_labels else (candidates[0] if candidates else None)
         bad_rows, struck = self._bad_labels(failure.event) if hazard is labels else ((), None)
         operands = self._operands(failure.event.op, failure.event.inputs, struck, None)
         line = None if hazard is labels else origin.of_event(failure.event).line
@@ -240,6 +249,8 @@ class _Explanation:
         line = blamed.users_line() if blamed is not None else None
         if diagnosis.hazard is hazards.LABEL_OUT_OF_RANGE:
             line = None  # the labels are to blame, not the op that takes them
+        if line is None and event is None and birth.leaf is not None:
+            line = self._line_of_entry(birth.leaf)
         if line is None and diagnosis.born_in != "divergence":
             line = (place.users_line() if place is not None else None) or origin.innermost(self.capture.stack)
         operands: tuple[Operand, ...] = ()
@@ -265,6 +276,13 @@ class _Explanation:
         if diagnosis.hazard is hazards.OUTLIER_ROWS and incident.rows is None:
             return self._told(seen, birth, doctor.without_outliers(birth), doctor, targets)
         return incident
+
+    def _line_of_entry(self, leaf: int) -> origin.Line | None:
+        """In an eager loop, the line in which the step first takes the data."""
+        if isinstance(self.capture.body, TracedStep):
+            return None
+        lines = (origin.of_event(event).line for event in self.program.events if leaf in event.inputs)
+        return next((line for line in lines if line is not None), None)
 
     def _filled(
         self,

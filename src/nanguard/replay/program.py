@@ -24,6 +24,8 @@ from nanguard.replay.machine import Machine, widened
 _HALF = (tf.float16, tf.bfloat16)
 _EPSILON = 1e-8  # what a constant that half precision rounded to 0 may have been meant as
 _MASK = 1e9  # and one that it made infinite
+_BELOW_ONE = 1.0 - 1e-7  # what an upper bound that half precision rounded to 1 may have been meant as
+_UPPER_BOUNDS = frozenset({"Minimum", "ClipByValue"})
 _MOST_EVENTS = 3_000_000
 # Ops with an effect outside of the step, or none on its numbers.
 _LEFT_OUT = frozenset({
@@ -143,6 +145,8 @@ class Program:
             else:
                 try:
                     inputs = [value(number) for number in event.inputs]
+                    if is_widened and event.op in _UPPER_BOUNDS:
+                        inputs = [_below_one(each) for each in inputs]
                     outputs = machine.run(event.op, event.attrs, inputs, len(event.outputs))
                 except (tf.errors.OpError, ValueError, TypeError):
                     return None
@@ -249,6 +253,8 @@ def _rerun(body: RecordedStep) -> Program:
         if (event.op in NOT_REPEATABLE and event.op != "ReadVariableOp" and event.outputs) or (
             event.op == "ReadVariableOp" and event.inputs[0] not in interpreter.machine.variables
         ):
+            if any(number not in body.tensors for number in event.outputs):
+                continue  # kept no longer
             outputs = [body.tensors[number] for number in event.outputs]
             program.pinned.update(event.outputs)
         else:
@@ -433,6 +439,11 @@ def _meant(constant: Any) -> Any:
     """A half-precision constant as it may have been before it was rounded."""
     value = float(array(constant))
     return tf.constant(_EPSILON if value == 0.0 else float(np.clip(value, -_MASK, _MASK)))
+
+
+def _below_one(bound: Any) -> Any:
+    is_one = bound.shape.rank == 0 and bound.dtype == tf.float32 and float(bound) == 1.0
+    return tf.constant(_BELOW_ONE) if is_one else bound
 
 
 def _is_nanguards(name: str) -> bool:

@@ -13,8 +13,10 @@ from nanguard.guard.eager import Recorder
 from nanguard.replay import births, program
 
 
-class _Nothing:
-    layers: list[str] = []
+class _Thread:
+    """A thread that calls no layer and runs no gradient."""
+
+    layers: tuple[str, ...] = ()
     forward = None
 
 
@@ -54,7 +56,7 @@ def birth(optimizer: Any, step: int) -> tuple[program.Program, births.Birth] | N
     schedule = _schedule(optimizer)
     if schedule is None:
         return None
-    recorder = Recorder(_Nothing())
+    recorder = Recorder(_Thread())
     recorder.is_recording = True
     iterations = tf.constant(step, tf.convert_to_tensor(optimizer.iterations).dtype)
     execution.watch_ops(recorder)
