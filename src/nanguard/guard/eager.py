@@ -11,9 +11,6 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-import tensorflow as tf
-
 from nanguard.backend import execution
 from nanguard.capture import Event, RecordedStep
 from nanguard.guard import source
@@ -28,6 +25,12 @@ NOT_REPEATABLE = frozenset({
 ASSIGNMENTS = frozenset({
     "AssignVariableOp", "AssignAddVariableOp", "AssignSubVariableOp", "ResourceScatterAdd", "ResourceScatterSub",
     "ResourceScatterUpdate",
+})  # fmt: skip
+_NO_PREPROCESSING = frozenset({
+    "ReadVariableOp", "AssignVariableOp", "AssignAddVariableOp", "VarHandleOp", "IteratorGetNext", "IteratorGetNextSync",
+    "IteratorGetNextAsOptional", "OptionalHasValue", "OptionalGetValue", "DestroyResourceOp", "MakeIterator",
+    "AnonymousIteratorV3", "TensorDataset", "TensorSliceDataset", "BatchDatasetV2", "MapDataset", "PrefetchDataset",
+    "RangeDataset", "FlatMapDataset", "OptionsDataset", "VarIsInitializedOp", "DeleteIterator", "DeleteIteratorV2",
 })  # fmt: skip
 _MOST_OUTSIDE = 4096
 _MOST_OUTSIDE_BYTES = 64 << 20
@@ -45,7 +48,7 @@ class Recorder:
     def __init__(self, thread: Any) -> None:
         self.is_paused = False
         self.is_recording = False
-        self._outside: deque[Event] = deque(maxlen=_MOST_OUTSIDE)
+        self._outside: deque[_Record] = deque(maxlen=_MOST_OUTSIDE)
         self._outside_tensors: dict[int, Any] = {}
         self._outside_bytes = 0
         self._thread = thread
@@ -56,79 +59,103 @@ class Recorder:
         """Forgets the last step."""
         self.is_recording = False
         self.is_counted = False  # a Keras optimizer counts the step
-        self.events: list[Event] = []
-        self.tensors: dict[int, Any] = {}
-        self.assigned: list[tuple[int, Any, Any]] = []  # handle's number, value, event
         self.has_gradients = False
+        self.tensors: dict[int, Any] = {}
+        self.assigned: list[tuple[int, Any]] = []  # handle's number and value
+        self._records: list[_Record] = []
         self._made: set[int] = set()
 
     def __call__(
         self,
-        op_type: str | bytes,
+        op_type: Any,
         inputs: tuple[Any, ...],
         attrs: tuple[Any, ...],
         outputs: Any,
         op_name: str | None = None,
         graph: Any = None,
     ) -> None:
-        """The callback that TensorFlow calls after each op."""
+        """The callback that TensorFlow calls after each op; every microsecond here is one for each op of the script."""
         if graph is not None or self.is_paused:
             return
-        if isinstance(op_type, bytes):
+        if op_type.__class__ is bytes:
             op_type = op_type.decode()
-        outputs = outputs or ()
-        event = Event(
-            op_type,
-            attrs,
-            tuple([tensor._id for tensor in inputs]),
-            tuple([tensor._id for tensor in outputs]),
-            source.innermost(sys._getframe(1)),
-            self._thread.layers[-1] if self._thread.layers else None,
-            self._thread.forward,
-        )
+        is_call = op_type[:2] == "__"
+        if not self.is_recording and (is_call or op_type in _NO_PREPROCESSING):
+            return
+        taken = [tensor._id for tensor in inputs]
+        given = [tensor._id for tensor in outputs] if outputs else []
+        thread = self._thread
+        layer = thread.layers[-1] if thread.layers else None
+        record = (op_type, attrs, taken, given, source.place(sys._getframe(1)), layer, thread.forward)
         if not self.is_recording:
-            self._keep_outside(event, inputs, outputs)
+            self._keep_outside(record, inputs)
             return
         made, tensors = self._made, self.tensors
-        for number, tensor in zip(event.inputs, inputs, strict=True):
+        for number, tensor in zip(taken, inputs):  # noqa: B905
             if number not in made:
                 tensors[number] = tensor
-        made.update(event.outputs)
-        if op_type in NOT_REPEATABLE or op_type.startswith("__"):
-            for number, tensor in zip(event.outputs, outputs, strict=True):
-                tensors[number] = tensor
+        made.update(given)
+        if is_call or op_type in NOT_REPEATABLE:
+            tensors.update(zip(given, outputs or ()))  # noqa: B905
         elif op_type in ASSIGNMENTS:
-            self.assigned.append((event.inputs[0], inputs[-1], event))
-        if len(self.events) < _MOST_EVENTS:
-            self.events.append(event)
+            self.assigned.append((taken[0], inputs[-1]))
+        if len(self._records) < _MOST_EVENTS:
+            self._records.append(record)
 
-    def _keep_outside(self, event: Event, inputs: tuple[Any, ...], outputs: Any) -> None:
+    @property
+    def events(self) -> list[Event]:
+        """The ops of the step, oldest first."""
+        return [_event(record) for record in self._records]
+
+    def _keep_outside(self, record: _Record, inputs: tuple[Any, ...]) -> None:
         # Preprocessing: kept so that a data set that it spoilt can be traced to its line.
-        if event.op in ("ReadVariableOp", "AssignVariableOp", "VarHandleOp"):
-            return
-        self._outside.append(event)
+        self._outside.append(record)
         self._outside_bytes += sum(_num_bytes(tensor) for tensor in inputs)
-        if self._outside_bytes < _MOST_OUTSIDE_BYTES:
-            for number, tensor in zip(event.inputs, inputs, strict=True):
-                self._outside_tensors[number] = tensor
+        if self._outside_bytes < _MOST_OUTSIDE_BYTES and len(self._outside_tensors) < 4 * _MOST_OUTSIDE:
+            self._outside_tensors.update(zip(record[2], inputs, strict=True))
 
     def before(self) -> RecordedStep | None:
         """The ops that ran outside of steps, as far as they are kept."""
-        return RecordedStep(list(self._outside), dict(self._outside_tensors)) if self._outside else None
+        if not self._outside:
+            return None
+        return RecordedStep([_event(record) for record in self._outside], dict(self._outside_tensors))
 
-    def add_history(self, losses: list[Any], gradients: list[tuple[Any, Any]]) -> None:
-        """Notes a healthy step: its losses and the L2 norms of its gradients."""
-        norms = [float(tf.norm(tf.cast(grad, tf.float32))) for _, grad in gradients]
-        loss = float(sum(np.sum(np.asarray(tensor).astype(np.float64)) for tensor in losses))
-        self._history.append((loss, [variable for variable, _ in gradients], norms))
+    def add_history(self, loss: float, variables: list[Any], half_squares: list[float]) -> None:
+        """Notes a healthy step: its loss, and half the squared L2 norm of each variable's gradient."""
+        self._history.append((loss, variables, half_squares))
 
-    def history(self, label: Callable[[Any], str], step: int) -> list[tuple[int, float, dict[str, float]]]:
-        """The last healthy steps before step `step`: number, loss, gradient norm by what `label` calls the variable."""
-        rows = list(self._history)
+    def history(
+        self, label: Callable[[Any], str], variables: list[Any], step: int
+    ) -> list[tuple[int, float, dict[str, float]]]:
+        """The last healthy steps before step `step` that trained the same variables.
+
+        Args:
+            label: What a variable is called.
+            variables: The variables of the failed step.
+            step: Number of the failed step.
+
+        Returns:
+            Step number, loss, and gradient norm by variable.
+        """
+        rows = [row for row in self._history if row[1] and variables and row[1][0] is variables[0]]
         return [
-            (step - len(rows) + place, loss, dict(zip(map(label, variables), norms, strict=True)))
-            for place, (loss, variables, norms) in enumerate(rows)
+            (step - len(rows) + place, loss, dict(zip(map(label, trained), map(norm, half_squares), strict=True)))
+            for place, (loss, trained, half_squares) in enumerate(rows)
         ]
+
+
+_Record = tuple[str, tuple[Any, ...], list[int], list[int], Any, "str | None", Any]
+
+
+def _event(record: _Record) -> Event:
+    op, attrs, taken, given, place, layer, forward = record
+    line = (place[0].co_filename, place[1], place[0].co_name) if place is not None else None
+    return Event(op, attrs, tuple(taken), tuple(given), line, layer, forward)
+
+
+def norm(half_square: float) -> float:
+    """L2 norm from half its square."""
+    return float((2.0 * max(half_square, 0.0)) ** 0.5)
 
 
 def _num_bytes(tensor: Any) -> int:

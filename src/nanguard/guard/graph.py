@@ -116,7 +116,7 @@ class Ring:
 
     def append(self, row: Any) -> None:
         """Adds ops that write one row."""
-        place = self.count.assign_add(1, read_value=True) - 1
+        place = tf.raw_ops.ResourceCountUpTo(resource=self.count.handle, limit=2**62, T=tf.int64)
         tf.raw_ops.ResourceScatterUpdate(
             resource=self.rows.handle, indices=tf.math.floormod(place, HISTORY_STEPS), updates=row
         )
@@ -225,7 +225,7 @@ class GraphWatch:
                 self._add(graph, check, keep_history=False)
         sheet.written += [v.handle for v in _float_variables(optimizer, variables)]
 
-    def on_assign(self, variable: Any, value: Any, kind: str, *, is_delta: bool) -> Any:
+    def on_assign(self, variable: Any, value: Any, kind: str) -> Any:
         """Called before a traced step writes a variable outside of an optimizer; gives what to wait for, or None."""
         graph = graphs.current()
         step = graphs.step_graph(graph)
@@ -273,7 +273,10 @@ class GraphWatch:
         with tf.name_scope("nanguard"):
             norms = [_half_square(tensor) for _, tensor in check.gradients]
             others = [_half_square(tensor) for pairs in (check.updates, check.state) for _, tensor in pairs]
-            losses = [tf.reduce_sum(tf.cast(loss, tf.float32)) for loss in check.losses]
+            losses = [
+                tf.reduce_sum(tf.cast(loss, tf.float32)) if loss.shape.rank else tf.cast(loss, tf.float32)
+                for loss in check.losses
+            ]
             total = tf.add_n([*norms, *others, *losses]) if norms or others or losses else tf.zeros([])
             if keep_history:
                 self._sheet(graph).ring = check.ring = Ring([variable for variable, _ in check.gradients])

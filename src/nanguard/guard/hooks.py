@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -17,7 +18,7 @@ from nanguard.capture import Capture, Forward, Named, RecordedStep, Targets, Tra
 from nanguard.guard import source
 from nanguard.guard import variables as script_variables
 from nanguard.guard.compiled import CompiledWatch
-from nanguard.guard.eager import Recorder, numbers
+from nanguard.guard.eager import Recorder, norm, numbers
 from nanguard.guard.graph import GraphWatch, Sighting
 
 
@@ -73,7 +74,7 @@ class Hooks:
         for name in ("assign", "assign_add", "assign_sub"):
             for kind in seams.variable_classes():
                 if name in kind.__dict__:
-                    self._patch(kind, name, functools.partial(self._wrap_assign, name))
+                    self._patch(kind, name, self._wrap_assign)
         self._patch(seams.atomic_function_class(), "__init__", self._wrap_new_function)
         self._patch(seams.tracing_module(), "func_graph_from_py_func", self._wrap_trace)
         self._run_gradient = execution.gradient_function()
@@ -91,6 +92,7 @@ class Hooks:
         self._patch(seams.keras_trainer_class(), "fit", self._wrap_fit)
         self._patch(seams.keras_trainer_class(), "make_train_function", self._wrap_make_train_function)
         self._patch(seams.keras_callbacks_class(), "on_epoch_begin", self._wrap_epoch)
+        self._patch(seams.keras_callbacks_class(), "on_epoch_end", self._wrap_epoch_end)
 
     def remove(self) -> None:
         """Detaches from everything."""
@@ -109,6 +111,16 @@ class Hooks:
             with contextlib.suppress(Exception):  # a deleted variable; the count is for the report alone
                 made += max(_iterations(optimizer) - first, 0)
         return made + self._hand_steps
+
+    def _safely(self, act: Callable[[], Any], otherwise: Any) -> Any:
+        """Runs a part of the watch; an error of its own is noted, and must not stop a training that works."""
+        try:
+            return act()
+        except Exception as error:
+            note = f"A part of the training is not watched: {type(error).__name__}: {error}".split("\n")[0][:300]
+            if note not in self.watch.notes:
+                self.watch.notes.append(note)
+            return otherwise
 
     # -- TensorFlow
 
@@ -150,12 +162,12 @@ class Hooks:
             is_inner = bool(thread.tapes) and thread.tapes[0] is not tape
             if thread.is_busy or is_inner or not any(script_variables.is_variable(v) for v in flat):
                 return gradient(tape, target, sources, *args, **kwargs)
-            self._inspect([v for v in flat if script_variables.is_variable(v)])
+            self._safely(lambda: self._inspect([v for v in flat if script_variables.is_variable(v)]), None)
             if tf.executing_eagerly():
                 recorder = self._ensure_recorder()
                 recorder.is_recording = True
                 result = gradient(tape, target, sources, *args, **kwargs)
-                self._check_eager(recorder, target, flat, tf.nest.flatten(result))
+                self._safely(lambda: self._check_eager(recorder, target, flat, tf.nest.flatten(result)), None)
                 return result
             result = gradient(tape, target, sources, *args, **kwargs)
             grads = tf.nest.flatten(result)
@@ -164,7 +176,7 @@ class Hooks:
             pairs = [
                 (v, grad) if script_variables.is_variable(v) else (v, None) for v, grad in zip(flat, grads, strict=True)
             ]
-            safe = self.graph.on_gradient(tf.nest.flatten(target), pairs)
+            safe = self._safely(lambda: self.graph.on_gradient(tf.nest.flatten(target), pairs), [None] * len(pairs))
             safe = [new if new is not None else old for new, old in zip(safe, grads, strict=True)]
             return tf.nest.pack_sequence_as(sources, safe)
 
@@ -196,7 +208,7 @@ class Hooks:
 
         return call_function
 
-    def _wrap_assign(self, method: str, assign: Any) -> Any:
+    def _wrap_assign(self, assign: Any) -> Any:
         def wrapped(variable: Any, value: Any, *args: Any, **kwargs: Any) -> Any:
             graph = graphs.current()
             if graph is None or self._thread.is_busy or self._thread.applying or graphs.is_compiled(graph):
@@ -204,7 +216,7 @@ class Hooks:
             kind = script_variables.kind_of_write()
             if kind == "weight" and not variable.trainable:
                 kind = "state"
-            wait = self.graph.on_assign(variable, value, kind, is_delta=method != "assign")
+            wait = self._safely(lambda: self.graph.on_assign(variable, value, kind), None)
             with tf.control_dependencies([wait] if wait is not None else []):
                 return assign(variable, value, *args, **kwargs)
 
@@ -228,7 +240,7 @@ class Hooks:
                     if self._thread.layers:
                         graphs.note_outer_layer(graph, self._thread.layers[-1])
                     if not graphs.is_compiled(graph):
-                        self.graph.finish(graph)
+                        self._safely(lambda: self.graph.finish(graph), None)
                 return result
 
             return trace(name, traced, *args, **kwargs)
@@ -278,13 +290,13 @@ class Hooks:
             if not optimizer.built and variables:
                 with tf.init_scope():
                     optimizer.build(variables)
-            self._know(optimizer, variables)
+            self._safely(lambda: self._know(optimizer, variables), None)
             graph = graphs.current()
             thread.applying += 1
             try:
                 if graph is None:
                     result = apply(optimizer, grads, trainable_variables, **kwargs)
-                    self._check_eager_update(optimizer, variables)
+                    self._safely(lambda: self._check_eager_update(optimizer, variables), None)
                 elif graphs.is_compiled(graph):
                     result = apply(optimizer, grads, trainable_variables, **kwargs)
                 else:
@@ -333,6 +345,21 @@ class Hooks:
 
         return on_epoch_begin
 
+    def _wrap_epoch_end(self, end: Any) -> Any:
+        def on_epoch_end(callbacks: Any, epoch: int, logs: Any = None, *args: Any, **kwargs: Any) -> Any:
+            self._safely(lambda: self._note_metrics(logs or {}, epoch), None)
+            return end(callbacks, epoch, logs, *args, **kwargs)
+
+        return on_epoch_end
+
+    def _note_metrics(self, logs: dict[str, Any], epoch: int) -> None:
+        """Notes metrics that are not finite; training itself does not feel them."""
+        for name, value in logs.items():
+            is_noted = any(note.startswith(f"Metric {name!r} ") for note in self.watch.notes)
+            if name != "loss" and not is_noted and not is_finite(value):
+                text = f"Metric {name!r} is {float(value)} in epoch {epoch}; loss, gradients and weights are finite."
+                self.watch.notes.append(text)
+
     def _know(self, optimizer: Any, variables: list[Any]) -> None:
         if id(optimizer) not in self._optimizers:
             with tf.init_scope():
@@ -362,25 +389,30 @@ class Hooks:
             losses = [t for t in tf.nest.flatten(target) if isinstance(t, execution.EagerTensor)]
             unscaled = [self.graph.unscaled(t) for t in losses]
             is_scaled = any(a is not b for a, b in zip(losses, unscaled, strict=True))
-            bad_loss = any(not is_finite(t) for t in unscaled)
             values = [(v, g.values if isinstance(g, tf.IndexedSlices) else g) for v, g in pairs]
-            bad_gradients = not bad_loss and _any_bad([g for _, g in values])
-            bad_state = [entry for entry in recorder.assigned if not _is_finite_fast(entry[1])]
-        if not (bad_loss or bad_gradients or bad_state):
-            recorder.add_history(losses, values)
+            loss = sum(_total(t) for t in unscaled)
+            half_squares = [_half_square(g) for _, g in values]
+            others = sum(_half_square(value) for _, value in recorder.assigned)
+        if math.isfinite(loss + sum(half_squares) + others):
+            recorder.add_history(loss, [v for v, _ in values], half_squares)
             return
         with self._ours():
+            bad_loss = any(not is_finite(t) for t in unscaled)
             names = script_variables.named()
-            state = [entry for entry in bad_state if _kind(names, entry[0]) in ("state", "weight")]
             gradients = [v for v, g in values if not is_finite(g)]
-            if not (bad_loss or gradients or state):
-                return
+            state = [
+                entry
+                for entry in recorder.assigned
+                if not is_finite(entry[1]) and _kind(names, entry[0]) in ("state", "weight")
+            ]
+        if not (bad_loss or gradients or state):
+            return
         seen = (["loss"] if bad_loss else []) + (["gradients"] if gradients else []) + (["state"] if state else [])
         targets = Targets(
             [execution.identity_of(t) for t in unscaled],
             [(v, execution.identity_of(g)) for v, g in values],
             [],
-            [(names[number].variable, _number(value)) for number, value, _ in state],
+            [(names[number].variable, execution.identity_of(value)) for number, value in state],
         )
         self._report(self._recorded(recorder, seen, targets, variables, names, is_scaled and seen == ["gradients"]))
 
@@ -388,18 +420,20 @@ class Hooks:
         recorder = self._ensure_recorder()
         recorder.is_counted = True
         with self._ours():
-            bad = _any_bad([script_variables.raw(v).read_value() for v in variables])
-            if not bad:
-                bad = any(not _is_finite_fast(value) for _, value, _ in recorder.assigned)
-            if not bad:
+            written = [script_variables.raw(v).read_value() for v in variables]
+            if not script_variables.is_trusted(optimizer, variables):
+                written += [value for _, value in recorder.assigned]
+            if math.isfinite(sum(map(_half_square, written))) or all(map(is_finite, written)):
                 recorder.is_recording = bool(self._thread.tapes)
                 return
             names = script_variables.named()
         kinds = ("weight", "slot")
-        wrong = [(n, v) for n, v, _ in recorder.assigned if _kind(names, n) in kinds and not is_finite(v)]
+        wrong = [(n, v) for n, v in recorder.assigned if _kind(names, n) in kinds and not is_finite(v)]
         if not wrong:
             return
-        targets = Targets([], [], [(names[number].variable, _number(value)) for number, value in wrong], [])
+        targets = Targets(
+            [], [], [(names[number].variable, execution.identity_of(value)) for number, value in wrong], []
+        )
         self._report(self._recorded(recorder, ["weights"], targets, variables, names, False, before=1))
 
     def _recorded(
@@ -419,7 +453,9 @@ class Hooks:
         scale = script_variables.dynamic_scale(optimizer) if optimizer is not None else None
         if is_scaled and scale is not None:
             capture.scale = execution.identity_of(scale.handle)
-        capture.history = recorder.history(lambda variable: self._label(names, variable), capture.step)
+        capture.history = recorder.history(
+            lambda variable: self._label(names, variable), [v for v, _ in targets.gradients] or variables, capture.step
+        )
         return capture
 
     # -- traced steps
@@ -598,26 +634,22 @@ def _kind(names: dict[int, Named], number: int) -> str:
     return names[number].kind if number in names else "other"
 
 
-def _number(value: Any) -> int:
-    return execution.identity_of(value)
-
-
 def _norms(half_squares: Any) -> list[float]:
-    return [float((2.0 * max(float(value), 0.0)) ** 0.5) for value in half_squares]
+    return [norm(float(value)) for value in half_squares]
 
 
-def _any_bad(tensors: list[Any]) -> bool:
-    return any(not _is_finite_fast(tensor) for tensor in tensors)
+def _total(tensor: Any) -> float:
+    numbers_of = tensor.numpy()
+    return float(numbers_of if numbers_of.ndim == 0 else numbers_of.sum())
 
 
-def _is_finite_fast(tensor: Any) -> bool:
-    if not (tensor.dtype.is_floating or tensor.dtype.is_complex):
-        return True
+def _half_square(tensor: Any) -> float:
+    """Half the sum of squares; NaN or Inf if a number is, or if a square overflows."""
     if tensor.dtype in (tf.float32, tf.float64):
-        total = float(tf.raw_ops.L2Loss(t=tensor))
-        if total - total == 0.0:
-            return True
-    return is_finite(tensor)
+        return float(execution.half_square(tensor))
+    if not (tensor.dtype.is_floating or tensor.dtype.is_complex):
+        return 0.0
+    return 0.0 if is_finite(tensor) else math.nan
 
 
 def _forward_of(op_name: str, inputs: Any, outputs: Any) -> Any | None:

@@ -52,15 +52,15 @@ def _is_users(filename: str) -> bool:
 _users_code: dict[CodeType, bool] = {}
 
 
-def innermost(frame: FrameType | None) -> tuple[str, int, str] | None:
-    """The innermost line of the user's on a stack of live frames, as file, line and function."""
+def place(frame: FrameType | None) -> tuple[CodeType, int] | None:
+    """The innermost place of the user's on a stack of live frames, as code object and line."""
     while frame is not None:
         code = frame.f_code
         known = _users_code.get(code)
         if known is None:
             known = _users_code[code] = is_users(code.co_filename)
         if known:
-            return code.co_filename, frame.f_lineno, code.co_name
+            return code, frame.f_lineno
         frame = frame.f_back
     return None
 
