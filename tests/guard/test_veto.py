@@ -62,6 +62,14 @@ def make_model(trouble: str) -> tuple[Any, Any, np.ndarray, np.ndarray]:
     return model, optimizer, x, y
 
 
+def batches(x: np.ndarray, y: np.ndarray) -> tf.data.Dataset:
+    """The data as batches, in their order."""
+    options = tf.data.Options()
+    # An iterator that is let go in mid-epoch waits for its tuning thread, for half a minute now and then.
+    options.autotune.enabled = False
+    return tf.data.Dataset.from_tensor_slices((x, y)).batch(ROWS).with_options(options)
+
+
 class Snapshots(keras.callbacks.Callback):
     """What weights and slots were before each step."""
 
@@ -88,7 +96,7 @@ def train_by_fit(trouble: str, stopped: type[Exception], **options: Any) -> tupl
     model.compile(optimizer, TROUBLES[trouble].loss, **{"jit_compile": False, **options})
     snapshots = Snapshots(optimizer)
     with pytest.raises(stopped):
-        model.fit(x, y, batch_size=ROWS, shuffle=False, verbose=0, callbacks=[snapshots])
+        model.fit(batches(x, y), verbose=0, callbacks=[snapshots])
     return model, optimizer, snapshots
 
 
@@ -107,7 +115,7 @@ def train_by_loop(trouble: str, stopped: type[Exception]) -> tuple[Any, Any, Sna
         return loss
 
     def train() -> None:
-        for batch in tf.data.Dataset.from_tensor_slices((x, y)).batch(ROWS):
+        for batch in batches(x, y):
             snapshots.take(model)
             step(*batch)
 
@@ -196,11 +204,11 @@ def test_step_in_the_middle_of_an_execution(watched: Any):
     model, optimizer, x, y = make_model("inputs")
     model.compile(optimizer, TROUBLES["inputs"].loss, jit_compile=False, steps_per_execution=6)
     with pytest.raises(watched.Stopped):
-        model.fit(x, y, batch_size=ROWS, shuffle=False, verbose=0)
+        model.fit(batches(x, y), verbose=0)
     stopped = values(model, optimizer)
     twin, twin_optimizer, x, y = make_model("inputs")
     twin.compile(twin_optimizer, TROUBLES["inputs"].loss, jit_compile=False, steps_per_execution=3)
-    twin.fit(x[: BAD * ROWS], y[: BAD * ROWS], batch_size=ROWS, shuffle=False, verbose=0)
+    twin.fit(batches(x[: BAD * ROWS], y[: BAD * ROWS]), verbose=0)
     assert bits(stopped) == bits(values(twin, twin_optimizer))
     assert [capture.step for capture in watched.captures] == [BAD]
 
@@ -221,7 +229,7 @@ def test_eager_loop_is_stopped_before_its_update(watched: Any):
     snapshots = Snapshots(optimizer)
 
     def train() -> None:
-        for features, labels in tf.data.Dataset.from_tensor_slices((x, y)).batch(ROWS):
+        for features, labels in batches(x, y):
             snapshots.take(model)
             with tf.GradientTape() as tape:
                 loss = TROUBLES["gradient"].loss(labels, model(features, training=True))

@@ -37,7 +37,7 @@ NG701 nan-or-inf-in-features
   where     penguins.py:31:  model.fit(x, y, batch_size=32)
   layer     classifier/dense
   received  x: float32 (32, 4), min 13.1, max 6300.0, 8 NaN; one NaN is at [3, 0]
-  rows      3, 17 of 32 in the batch (3, 17 of the data set); without them the step is finite
+  rows      3, 17, of the 32 in the batch (3, 17 in the data set); without them the step is finite
   columns   0, 1, 2, 3 of the features
   seen in   loss, gradients
   chain     MatMul > BiasAdd > Softmax > Log > Mean
@@ -134,10 +134,10 @@ def test_many_operands() -> None:
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"rows": (3,), "batch_size": 64}, "3 of 64 in the batch; without it the step is finite"),
+        ({"rows": (3,), "batch_size": 64}, "3, of the 64 in the batch; without it the step is finite"),
         ({"rows": (0, 1), "batch_size": 2}, "all 2 of the batch"),
         ({"rows": tuple(range(20)), "batch_size": 64},
-         "0, 1, 2, 3, 4, 5, 6 and 13 more of 64 in the batch; without them the step is finite"),
+         "0, 1, 2, 3, 4, 5, 6 and 13 more, of the 64 in the batch; without them the step is finite"),
         ({"rows": None}, ""),
         ({"rows": ()}, ""),
     ],

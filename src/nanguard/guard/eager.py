@@ -27,10 +27,10 @@ ASSIGNMENTS = frozenset({
     "ResourceScatterUpdate",
 })  # fmt: skip
 _NO_PREPROCESSING = frozenset({
-    "ReadVariableOp", "AssignVariableOp", "AssignAddVariableOp", "VarHandleOp", "IteratorGetNext", "IteratorGetNextSync",
-    "IteratorGetNextAsOptional", "OptionalHasValue", "OptionalGetValue", "DestroyResourceOp", "MakeIterator",
-    "AnonymousIteratorV3", "TensorDataset", "TensorSliceDataset", "BatchDatasetV2", "MapDataset", "PrefetchDataset",
-    "RangeDataset", "FlatMapDataset", "OptionsDataset", "VarIsInitializedOp", "DeleteIterator", "DeleteIteratorV2",
+    "AnonymousIteratorV3", "AssignAddVariableOp", "AssignVariableOp", "BatchDatasetV2", "DeleteIterator",
+    "DestroyResourceOp", "FlatMapDataset", "IteratorGetNext", "IteratorGetNextAsOptional", "IteratorGetNextSync",
+    "MakeIterator", "MapDataset", "OptionalGetValue", "OptionalHasValue", "OptionsDataset", "PrefetchDataset",
+    "RangeDataset", "ReadVariableOp", "TensorDataset", "TensorSliceDataset", "VarHandleOp", "VarIsInitializedOp",
 })  # fmt: skip
 _MOST_OUTSIDE = 4096
 _MOST_OUTSIDE_BYTES = 64 << 20

@@ -8,11 +8,10 @@ as they were.
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -95,6 +94,21 @@ class Sighting:
     def is_only_scale(self) -> bool:
         """Whether all that is known to be wrong may come from a dynamic loss scale."""
         return self.check.is_scaled and not (self.has_bad_loss or self.bad_updates or self.bad_state)
+
+
+@dataclass(frozen=True)
+class Applying:
+    """One `optimizer.apply` of a traced step.
+
+    Args:
+        waits: Ops that the update must wait for.
+        before: Pairs of variable and its value before the update, where that is kept.
+        variables: The variables that the update writes.
+    """
+
+    waits: list[Any]
+    before: list[tuple[Any, Any]]
+    variables: list[Any]
 
 
 class Veto(Exception):
@@ -195,9 +209,8 @@ class GraphWatch:
             is_scaled=any(a is not b for a, b in zip(losses, unscaled, strict=True)),
         )
 
-    @contextlib.contextmanager
-    def applying(self, optimizer: Any, grads: list[Any], variables: list[Any]) -> Iterator[None]:
-        """Surrounds one `optimizer.apply` of a traced step."""
+    def before_apply(self, optimizer: Any, grads: list[Any], variables: list[Any]) -> Applying:
+        """Called before `optimizer.apply` in a traced step; its ops are to wait for `Applying.waits`."""
         graph = graphs.current()
         sheet = self._sheet(graph)
         unseen = [
@@ -206,24 +219,27 @@ class GraphWatch:
             if grad is not None and id(_values(grad)) not in sheet.checked
         ]
         if unseen:
-            check = self._check(
-                graph, gradients=unseen, is_scaled=script_variables.dynamic_scale(optimizer) is not None
-            )
-            self._add(graph, check, keep_history=False)
+            is_scaled = script_variables.dynamic_scale(optimizer) is not None
+            self._add(graph, self._check(graph, gradients=unseen, is_scaled=is_scaled), keep_history=False)
         waits = [op for place, op in sheet.checks if place is graph]
         # A branch that is run as switches starts before all its inputs are there, unless it asks for them.
         waits += [tf.identity(guard).op for place, guard in sheet.guards if place is not graph and _sees(graph, place)]
-        trusted = script_variables.is_trusted(optimizer, variables)
-        keep = not trusted and not script_variables.is_distributed(variables)
-        with tf.control_dependencies(waits):
-            before = [(v, v.read_value()) for v in _float_variables(optimizer, variables)] if keep else []
-            yield
-            if before:
-                after = [(v, v.read_value()) for v, _ in before]
-                check = self._check(graph, updates=after, is_after=True)
-                check.before = [*before, *check.before]
-                self._add(graph, check, keep_history=False)
-        sheet.written += [v.handle for v in _float_variables(optimizer, variables)]
+        own = _float_variables(optimizer, variables)
+        before = []
+        if not script_variables.is_trusted(optimizer, variables) and not script_variables.is_distributed(variables):
+            with tf.control_dependencies(waits):
+                before = [(variable, variable.read_value()) for variable in own]
+        return Applying(waits, before, own)
+
+    def after_apply(self, applying: Applying) -> None:
+        """Called after `optimizer.apply`: tests what an optimizer that is not trusted made of finite gradients."""
+        graph = graphs.current()
+        if applying.before:
+            after = [(variable, variable.read_value()) for variable, _ in applying.before]
+            check = self._check(graph, updates=after, is_after=True)
+            check.before = [*applying.before, *check.before]
+            self._add(graph, check, keep_history=False)
+        self._sheet(graph).written += [variable.handle for variable in applying.variables]
 
     def on_assign(self, variable: Any, value: Any, kind: str) -> Any:
         """Called before a traced step writes a variable outside of an optimizer; gives what to wait for, or None."""

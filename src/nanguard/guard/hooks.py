@@ -300,8 +300,11 @@ class Hooks:
                 elif graphs.is_compiled(graph):
                     result = apply(optimizer, grads, trainable_variables, **kwargs)
                 else:
-                    with self.graph.applying(optimizer, grads, variables):
+                    applying = self._safely(lambda: self.graph.before_apply(optimizer, grads, variables), None)
+                    with tf.control_dependencies(applying.waits if applying is not None else []):
                         result = apply(optimizer, grads, trainable_variables, **kwargs)
+                        if applying is not None:
+                            self._safely(lambda: self.graph.after_apply(applying), None)
             finally:
                 thread.applying -= 1
             return result

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from nanguard import hazards
 from nanguard.backend import execution
-from nanguard.backend.values import array
+from nanguard.backend.values import array, holds_floats
 from nanguard.capture import Capture, Event, TracedStep
 from nanguard.findings import Cure, HistoryStep, Incident, Operand, SeenIn
 from nanguard.hazards import Hazard
@@ -322,7 +322,7 @@ class _Explanation:
             chain=_shortened(chain),
             batch_size=self.batch.size if self.batch is not None else None,
             cure=Cure(hazard.cure, replacement) if hazard is not None else None,
-            summary=_summary(seen, diagnosis, op, forward, capture),
+            summary=_summary(diagnosis, op, forward, self._made(diagnosis.event), capture),
             needs=hazard.needs if hazard is not None else "",
             notes=(*diagnosis.notes, *capture.notes),
             history=_history(capture),
@@ -356,6 +356,16 @@ class _Explanation:
         incident.chain = _shortened((*(each.op for each in made.birth.chain), *incident.chain))
         if made.rows is not None and incident.rows is not None and incident.dataset_rows is None:
             incident.dataset_rows = made.rows
+
+    def _made(self, event: Event | None) -> str:
+        """How many numbers of an op's output are not finite, in words."""
+        for number in event.outputs if event is not None else ():
+            if not self.program.is_finite(number) and holds_floats(self.program.values[number]):
+                values = array(self.program.values[number])
+                bad = values[~np.isfinite(values)]
+                kind = "NaN" if np.isnan(bad).any() else "inf" if (bad > 0).any() else "-inf"
+                return f"{kind} in {bad.size} of {values.size} value{'s' if values.size > 1 else ''}"
+        return "a number that is not finite"
 
     # -- rows and columns
 
@@ -457,7 +467,10 @@ def _operands_of(
         value = source_program.values.get(number) if number is not None else None
         if value is None or value.dtype in (tf.resource, tf.variant, tf.string):
             continue
-        index = struck.index if struck is not None and struck.operand == place else None
+        is_struck = struck is not None and struck.operand == place
+        if not is_struck and not holds_floats(value) and len(numbers) > 1:
+            continue  # an axis, a shape, an index
+        index = struck.index if is_struck else None
         name = spelled[place] if place < len(spelled) else ("x" if len(numbers) == 1 else f"operand {place}")
         result.append(_operand(name, value, index))
     return tuple(result[:4])
@@ -535,12 +548,20 @@ def _sortable(value: float) -> float:
     return value if np.isfinite(value) else 3e38
 
 
-def _summary(seen: tuple[SeenIn, ...], diagnosis: Diagnosis, op: str | None, forward: Any, capture: Capture) -> str:
-    where = {
-        "data": "The data brought it",
-        "forward": f"{op or 'The forward pass'} gave it in the forward pass",
-        "backward": f"The gradient of {forward.op if forward is not None else op} gave it",
-        "update": f"{op or 'The update'} gave it in the optimizer's update",
-        "divergence": f"Training diverged, and {op or 'a number'} overflowed",
-    }[diagnosis.born_in]
-    return f"{where}; seen in {_listed(seen)}."
+def _summary(diagnosis: Diagnosis, op: str | None, forward: origin.Origin | None, made: str, capture: Capture) -> str:
+    """What happened, in one sentence without a full stop; phase and step are told beside it."""
+    if diagnosis.born_in == "divergence":
+        first, last = (capture.history[0], capture.history[-1]) if capture.history else (None, None)
+        grew = ""
+        if first is not None and last is not None and len(capture.history) > 1:
+            grew = f": the loss went from {first[1]:.4g} at step {first[0]} to {last[1]:.4g} at step {last[0]}"
+        return f"Training diverged{grew}"
+    if op is None:
+        if diagnosis.hazard is hazards.WEIGHTS_NONFINITE_BEFORE_TRAINING:
+            return "A weight was not finite before training began"
+        if diagnosis.hazard is hazards.OUTLIER_ROWS:
+            return "The data holds values far beyond all others"
+        return "The data holds numbers that are not finite" if diagnosis.born_in == "data" else "The update went wrong"
+    if forward is not None and forward.op != op:
+        return f"{op}, in the gradient of {forward.op}, gave {made}"
+    return f"The gradient of {op} gave {made}" if forward is not None else f"{op} gave {made}"

@@ -162,11 +162,11 @@ def _num_nonfinite(operand: Operand) -> int:
 def _rows(incident: Incident) -> str:
     if not incident.rows:
         return ""
-    of = f" of {incident.batch_size}" if incident.batch_size else ""
+    of = f", of the {incident.batch_size}" if incident.batch_size else ""
     them = "it" if len(incident.rows) == 1 else "them"
     if len(incident.rows) == incident.batch_size:
         return f"all {incident.batch_size} of the batch"
-    dataset = f" ({_list(incident.dataset_rows)} of the data set)" if incident.dataset_rows else ""
+    dataset = f" ({_list(incident.dataset_rows)} in the data set)" if incident.dataset_rows else ""
     return f"{_list(incident.rows)}{of} in the batch{dataset}; without {them} the step is finite"
 
 
