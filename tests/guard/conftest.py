@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 
-class Stopped(Exception):
-    """What the tests stop a training with, as the command does with an exit."""
+class Stopped(SystemExit):
+    """What the tests stop a training with: an exit, as the command's."""
 
 
 class Watched:
@@ -46,3 +46,4 @@ def watched() -> Iterator[Watched]:
     finally:
         found.watch.disarm()
     assert found.watch.problem is None
+    assert not [note for note in found.watch.notes if "not watched" in note]  # an error of the watch's own

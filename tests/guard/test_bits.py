@@ -47,7 +47,8 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Results]:
         by_training = found[mode] = {}
         with np.load(file) as arrays:
             assert str(arrays["problem"]) == ""
-            for key in set(arrays) - {"problem"}:
+            assert arrays["notes"].tolist() == []  # no part went unwatched
+            for key in set(arrays) - {"problem", "notes"}:
                 name, _, what = key.partition(":")
                 by_training.setdefault(name, {})[what] = arrays[key]
     return found

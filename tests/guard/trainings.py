@@ -317,7 +317,7 @@ def main(mode: str, file: str) -> None:
         before = watch.steps
         found |= {f"{name}:{key}": value for key, value in function().items()}
         found[f"{name}:steps"] = np.array(watch.steps - before)
-    np.savez(file, problem=np.array(watch.problem or ""), **found)
+    np.savez(file, problem=np.array(watch.problem or ""), notes=np.array(watch.notes, str), **found)
 
 
 def _judge(capture: Any) -> bool:
@@ -326,7 +326,7 @@ def _judge(capture: Any) -> bool:
 
     incident = replay.explain(capture)
     if incident is not None:
-        raise AssertionError(f"an incident in a healthy training: {incident}")
+        raise SystemExit(f"an incident in a healthy training: {incident}")
     return False
 
 

@@ -79,12 +79,16 @@ def direct_train_function(model: Any, function: Any) -> Any:
     """
     if model.distribute_strategy is not None and model.distribute_strategy.num_replicas_in_sync > 1:
         return function
+    # Keras 3.6 traces the pulling of the batch too: given a Python iterator, it would be traced anew for each batch.
+    run_step = getattr(function, "python_function", function)
 
     def train_function(iterator: Any) -> Any:
-        if not isinstance(iterator, tf.data.Iterator):
+        if isinstance(iterator, tf.distribute.DistributedIterator):
             return function(iterator)
-        first = next(iterator)
-        return function(itertools.chain((first,), iterator))
+        if isinstance(iterator, tf.data.Iterator):
+            first = next(iterator)
+            iterator = itertools.chain((first,), iterator)
+        return run_step(iterator)
 
     train_function.is_nanguards = True  # type: ignore[attr-defined]
     return train_function

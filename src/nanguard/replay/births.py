@@ -56,8 +56,8 @@ class Steps:
         return "forward"
 
 
-def find(program: Program, seen: list[int], steps: Steps, constants: set[int], *, is_loss_finite: bool) -> Birth | None:
-    """Follows the non-finite numbers of an incident back to where the first of them was born.
+def find(program: Program, seen: list[int], steps: Steps, constants: set[int], *, is_loss_finite: bool) -> list[Birth]:
+    """Follows the non-finite numbers of an incident back to where they were born.
 
     Args:
         program: The replayed step.
@@ -67,11 +67,11 @@ def find(program: Program, seen: list[int], steps: Steps, constants: set[int], *
         is_loss_finite: Whether the loss is finite: then no forward op is to blame for a gradient.
 
     Returns:
-        The birth, or None if nothing that was seen is non-finite in the replay.
+        The births, the first one first; empty if nothing that was seen is non-finite in the replay.
     """
     parents = _ancestors(program, seen)
     if not parents:
-        return None
+        return []
     births: list[Birth] = []
     for number in parents:
         place = program.place(number)
@@ -85,7 +85,7 @@ def find(program: Program, seen: list[int], steps: Steps, constants: set[int], *
         if not bad or _is_made_of_constants(program, event, bad, constants, number):
             births.append(Birth(event, None, phase, _chain(program, number, parents)))
     births = _without_harmless(program, births, parents, steps, is_loss_finite=is_loss_finite)
-    return min(births, key=lambda birth: _order(program, birth)) if births else None
+    return sorted(births, key=lambda birth: _order(program, birth))
 
 
 def _order(program: Program, birth: Birth) -> tuple[int, int]:

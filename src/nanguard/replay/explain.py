@@ -100,18 +100,32 @@ class _Explanation:
             return self._not_reproduced()
         steps = Steps(self.program, self.losses, self.gradients)
         is_loss_finite = all(map(self.program.is_finite, self.losses))
-        birth = births.find(self.program, numbers, steps, self._constants(), is_loss_finite=is_loss_finite)
-        if birth is None:
-            birth = self._of_write(updates)
-        if birth is None:
+        found = births.find(self.program, numbers, steps, self._constants(), is_loss_finite=is_loss_finite)
+        if not found and updates:
+            # A write that overflows although what it writes is finite.
+            found = [Birth(updates[0][1], None, "update", (updates[0][1],))]
+        if not found:
             return outline(capture, "the non-finite numbers of the replay lead nowhere.")
+        birth = found[0]
         if self._is_of_last_update(birth):
             return self._of_last_update(seen)
         doctor = Doctor(capture, self.program, self.dependence, [*targets, *numbers])
         diagnosis = doctor.diagnose(birth)
+        if diagnosis.born_in == "divergence" and not divergence.has_grown(capture):
+            birth, diagnosis = self._exponential(found, doctor) or (birth, diagnosis)
         if seen == ("state",) and capture.seen_in == ("state",) and diagnosis.born_in != "update":
             diagnosis = replace(diagnosis, hazard=hazards.BATCHNORM_POISONED)
         return self._told(seen, birth, diagnosis, doctor, [*targets, *numbers])
+
+    @staticmethod
+    def _exponential(found: list[Birth], doctor: Doctor) -> tuple[Birth, Diagnosis] | None:
+        """An exponential that overflows in the same step: numbers too large to square come from it, not from growth."""
+        for birth in found:
+            if birth.event is not None and birth.phase == "forward" and birth.event.op in hazards.EXP_OVERFLOW.ops:
+                diagnosis = doctor.diagnose(birth)
+                if diagnosis.hazard is hazards.EXP_OVERFLOW:
+                    return birth, diagnosis
+        return None
 
     def _seen(self) -> tuple[tuple[SeenIn, ...], list[int], list[tuple[int, Event]]]:
         bad_losses = [number for number in self.losses if not self.program.is_finite(number)]
@@ -149,12 +163,6 @@ class _Explanation:
                 continue
             found.append((value, event))
         return found
-
-    def _of_write(self, updates: list[tuple[int, Event]]) -> Birth | None:
-        """A write that overflows although what it writes is finite."""
-        for _, event in updates:
-            return Birth(event, None, "update", (event,))
-        return None
 
     def _constants(self) -> set[int]:
         inside = self.batch.numbers if self.batch is not None else set()

@@ -149,7 +149,7 @@ def _birth_in(graph: Any, inputs: list[Any]) -> tuple[Program, Birth] | None:
 def _birth(replayed: Program, targets: list[int]) -> tuple[Program, Birth] | None:
     steps = births.Steps(replayed, targets, [])
     found = births.find(replayed, targets, steps, set(replayed.leaves), is_loss_finite=False)
-    return (replayed, found) if found is not None and found.event is not None else None
+    return (replayed, found[0]) if found and found[0].event is not None else None
 
 
 def _before_training(capture: Capture, bad_row: np.ndarray | None) -> Made | None:

@@ -71,4 +71,4 @@ def birth(optimizer: Any, step: int) -> tuple[program.Program, births.Birth] | N
         return None
     steps = births.Steps(replayed, [number], [])
     found = births.find(replayed, [number], steps, set(replayed.leaves), is_loss_finite=False)
-    return (replayed, found) if found is not None else None
+    return (replayed, found[0]) if found else None
