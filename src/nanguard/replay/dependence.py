@@ -126,17 +126,27 @@ class Dependence:
         return values.dtype.kind == "f" and bool((np.abs(values) < _VANISHING).any())
 
     def _is_softmax_by_hand(self, event: Event) -> bool:
-        if event.op != "RealDiv":
+        """Whether a quotient is `exp(z) / sum(exp(z))` or `1 / (1 + exp(z))`, as people write them."""
+        if event.op not in ("RealDiv", "Reciprocal"):
             return False
-        top = self._program.maker(event.inputs[0])
-        below = self._program.maker(event.inputs[1])
+        top = self._program.maker(event.inputs[0]) if event.op == "RealDiv" else None
+        below = self._program.maker(event.inputs[-1])
+        if below is None:
+            return False
         if top is not None and top.op == "Exp":
-            return True
-        return (
-            below is not None
-            and below.op == "AddV2"
-            and any((maker := self._program.maker(number)) is not None and maker.op == "Exp" for number in below.inputs)
+            return event.inputs[0] in self._nearest(event.inputs[1], depth=3)
+        return below.op == "AddV2" and any(
+            (maker := self._program.maker(number)) is not None and maker.op == "Exp" for number in below.inputs
         )
+
+    def _nearest(self, number: int, depth: int) -> set[int]:
+        """A tensor and its ancestors up to a depth."""
+        found, current = {number}, {number}
+        for _ in range(depth):
+            makers = [self._program.maker(each) for each in current]
+            current = {each for maker in makers if maker is not None for each in maker.inputs}
+            found |= current
+        return found
 
     def is_made_of(self, number: int, ops: frozenset[str], depth: int = 6) -> bool:
         """Whether an op of the given types is among the nearest ancestors of a tensor."""
