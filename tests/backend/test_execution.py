@@ -11,10 +11,12 @@ import tensorflow as tf
 from nanguard.backend import execution
 
 
-def op_of(function: Any, *args: Any, kind: str) -> Any:
-    """The op of a type in the graph that a function is traced to."""
+def op_of(function: Any, *args: Any, kind: str) -> tuple[Any, list[Any]]:
+    """The op of a type in the graph that a function is traced to, and the values of its inputs."""
     graph = tf.function(function).get_concrete_function(*args).graph
-    return next(op for op in graph.get_operations() if op.type == kind)
+    op = next(op for op in graph.get_operations() if op.type == kind)
+    given = {id(tensor): value for tensor, value in zip(graph.inputs, args, strict=True)}
+    return op, [given[id(each)] if id(each) in given else tf.constant(tf.get_static_value(each)) for each in op.inputs]
 
 
 def test_quick_execute_runs_an_op_by_its_type():
@@ -33,39 +35,45 @@ def test_quick_execute_runs_an_op_without_outputs():
 
 
 @pytest.mark.parametrize(
-    ("kind", "function", "args"),
+    ("kind", "function", "shapes"),
     [
         pytest.param(
             "Conv2D",
             lambda x, k: tf.nn.conv2d(x, k, strides=2, padding="VALID"),
             ([1, 5, 5, 2], [3, 3, 2, 4]),
-            id="lists-strings",
+            id="lists-of-ints-and-strings",
         ),
         pytest.param("Sum", lambda x: tf.reduce_sum(x, 1, keepdims=True), ([2, 3],), id="bools"),
-        pytest.param("Split", lambda x: tf.split(x, 3, axis=1)[1], ([2, 3],), id="ints"),
+        pytest.param("Split", lambda x: tf.split(x, 3, axis=1), ([2, 3],), id="ints"),
         pytest.param("LeakyRelu", lambda x: tf.nn.leaky_relu(x, 0.25), ([2, 3],), id="floats"),
         pytest.param("Cast", lambda x: tf.cast(x, tf.float64), ([2, 3],), id="types"),
-        pytest.param("IdentityN", lambda x: tf.identity_n([x, x])[0], ([2, 3],), id="lists-of-types"),
-        pytest.param("Squeeze", lambda x: tf.squeeze(x), ([1, 3],), id="empty-lists"),
+        pytest.param("IdentityN", lambda x: tf.identity_n([x, x]), ([2, 3],), id="lists-of-types"),
+        pytest.param("Squeeze", tf.squeeze, ([1, 3],), id="empty-lists"),
+        pytest.param("EnsureShape", lambda x: tf.ensure_shape(x, [None, 3]), ([2, 3],), id="shapes"),
     ],
 )
-def test_node_def_attributes_of_a_graph_op_run_it_eagerly(kind: str, function: Any, args: Any):
+def test_node_def_attributes_of_a_graph_op_run_it_eagerly(kind: str, function: Any, shapes: Any):
     """The attributes that a graph op carries, read as `attributes` reads them, give the same op when run eagerly."""
-    values = [tf.constant(np.random.default_rng(0).normal(size=shape), tf.float32) for shape in args]
-    op = op_of(function, *values, kind=kind)
-    inputs = [
-        values[place] if place < len(values) and tensor.op.type == "Placeholder" else tf.get_static_value(tensor)
-        for place, tensor in enumerate(op.inputs)
-    ]
-    if kind == "Split":  # takes the axis first
-        inputs = [tf.get_static_value(op.inputs[0]), values[0]]
-    if kind == "IdentityN":
-        inputs = [values[0], values[0]]
-    results = execution.run_op(
-        kind, [tf.convert_to_tensor(each) for each in inputs], execution.attributes(op), len(op.outputs)
-    )
-    expected = function(*values)
-    np.testing.assert_array_equal(results[1 if kind == "Split" else 0], expected)
+    values = [tf.constant(np.random.default_rng(0).normal(size=shape), tf.float32) for shape in shapes]
+    op, inputs = op_of(function, *values, kind=kind)
+    results = execution.run_op(kind, inputs, execution.attributes(op), len(op.outputs))
+    for result, expected in zip(results, tf.nest.flatten(function(*values)), strict=True):
+        np.testing.assert_array_equal(result, expected)
+
+
+def test_node_def_lists_of_shapes_run_an_op_eagerly():
+    """A list of shapes, as the gradient of a branch carries one, is handed on too."""
+
+    def function(x: tf.Tensor) -> tf.Tensor:
+        filled = tf.raw_ops.OptionalFromValue(components=[x])
+        return tf.raw_ops.OptionalGetValue(optional=filled, output_types=[x.dtype], output_shapes=[x.shape])[0]
+
+    value = tf.constant([1.0, 2.0])
+    graph = tf.function(function).get_concrete_function(value).graph
+    op = next(op for op in graph.get_operations() if op.type == "OptionalGetValue")
+    filled = tf.raw_ops.OptionalFromValue(components=[value])
+    (result,) = execution.run_op("OptionalGetValue", [filled], execution.attributes(op), 1)
+    np.testing.assert_array_equal(result, value)
 
 
 def test_node_def_names_functions_that_the_eager_runtime_takes():
@@ -75,8 +83,8 @@ def test_node_def_names_functions_that_the_eager_runtime_takes():
     def inner(x: tf.Tensor) -> tf.Tensor:
         return x * 3.0
 
-    op = op_of(lambda x: inner(x) + 1.0, tf.constant(2.0), kind="PartitionedCall")
-    (result,) = execution.run_op("PartitionedCall", [tf.constant(2.0)], execution.attributes(op), 1)
+    op, inputs = op_of(lambda x: inner(x) + 1.0, tf.constant(2.0), kind="PartitionedCall")
+    (result,) = execution.run_op("PartitionedCall", inputs, execution.attributes(op), 1)
     assert float(result) == 6.0
 
 

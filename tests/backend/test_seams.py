@@ -170,7 +170,7 @@ def test_keras_fit_goes_through_the_trainer_and_the_callback_list(count: Count):
     assert [args[1] for args in epochs] == [0, 1]
 
 
-@pytest.mark.parametrize(("steps", "batch_size"), [(1, 2), (1, 4), (2, 2), (2, 3)])
+@pytest.mark.parametrize(("steps", "batch_size"), [(1, 2), (1, 4), (2, 2)])
 def test_keras_train_function_takes_a_python_iterator(steps: int, batch_size: int):
     """The train function gives the same bits when each batch is pulled in Python."""
     results = []
@@ -178,11 +178,11 @@ def test_keras_train_function_takes_a_python_iterator(steps: int, batch_size: in
         model, x, y = small_model(steps_per_execution=steps)
         pulled: list[Any] = []
         model.make_train_function()
-        if (6 // batch_size) % steps and hasattr(model.train_function, "python_function"):
-            pytest.skip("this Keras stops in the middle of an execution that runs out of data")
+        function = seams.direct_train_function(model, model.train_function)
+        if function is model.train_function and steps > 1:
+            pytest.skip("this Keras traces several steps as one, and is left to it")
+        assert function.is_nanguards
         if direct:
-            function = seams.direct_train_function(model, model.train_function)
-            assert function.is_nanguards
 
             def train_function(iterator: Any, function: Any = function, pulled: Any = pulled) -> Any:
                 pulled.append(iterator)

@@ -57,21 +57,19 @@ def test_innermost_line_of_the_users():
 
     class Noted(OrderedDict):
         def __missing__(self, key: str) -> object:
-            return source.innermost(sys._getframe(0))
+            return source.place(sys._getframe(0))
 
     def look() -> object:
-        return source.innermost(sys._getframe(0))
+        return source.place(sys._getframe(0))
 
     found = sorted([1], key=lambda _: look() is None)
     assert found == [1]
-    file, line, function = look()  # type: ignore[misc]
-    assert (file, function) == (__file__, "look")
-    assert (
-        Path(file).read_text(encoding="utf-8").splitlines()[line - 1].strip()
-        == "return source.innermost(sys._getframe(0))"
-    )
-    assert Noted()["key"][2] == "__missing__"  # type: ignore[index]
-    assert source.innermost(None) is None
+    code, line = look()  # type: ignore[misc]
+    assert (code.co_filename, code.co_name) == (__file__, "look")
+    text = Path(__file__).read_text(encoding="utf-8").splitlines()[line - 1]
+    assert text.strip() == "return source.place(sys._getframe(0))"
+    assert Noted()["key"][0].co_name == "__missing__"  # type: ignore[index]
+    assert source.place(None) is None
 
 
 def test_stack_goes_from_the_outermost_to_the_innermost():

@@ -76,7 +76,11 @@ def fit_compiled_by_xla() -> dict[str, Any]:
 
 @training
 def fit_several_steps_per_execution() -> dict[str, Any]:
-    return fitted(classifier(), steps_per_execution=3)
+    import keras
+
+    # Where the data ends in the middle of an execution, it is a matter of luck what Keras 3.6 has done by then.
+    ends_within = tuple(map(int, keras.__version__.split(".")[:2])) > (3, 6)
+    return fitted(classifier(), steps_per_execution=3 if ends_within else STEPS)
 
 
 @training

@@ -79,8 +79,11 @@ def direct_train_function(model: Any, function: Any) -> Any:
     """
     if model.distribute_strategy is not None and model.distribute_strategy.num_replicas_in_sync > 1:
         return function
-    # Keras 3.6 traces the pulling of the batch too: given a Python iterator, it would be traced anew for each batch.
+    # Keras 3.6 traces the pulling of the batch too. Given a Python iterator, it would be traced anew for each batch: so
+    # what it traces is called, except where that makes several steps, which end otherwise when the data runs out.
     run_step = getattr(function, "python_function", function)
+    if run_step is not function and model.steps_per_execution > 1:
+        return function
 
     def train_function(iterator: Any) -> Any:
         if isinstance(iterator, tf.distribute.DistributedIterator):

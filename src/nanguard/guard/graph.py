@@ -332,7 +332,11 @@ class GraphWatch:
             return [place for place, (_, tensor) in enumerate(pairs) if not is_finite(values[id(tensor)])]
 
         handles = _captured_handles(check.graph)
-        snapshot = {key: execution.read_variable(handle, dtype) for key, (handle, dtype) in handles.items()}
+        snapshot = {
+            key: execution.read_variable(handle, dtype)
+            for key, (handle, dtype) in handles.items()
+            if tf.raw_ops.VarIsInitializedOp(resource=handle)
+        }
         for variable, tensor in check.before:
             snapshot[execution.identity_of(variable.handle)] = values[id(tensor)]
         bad_state = [

@@ -12,14 +12,13 @@ from nanguard import hazards
 from nanguard.backend import execution
 from nanguard.backend.values import array, holds_floats
 from nanguard.capture import Capture, Event, TracedStep
-from nanguard.findings import Cure, HistoryStep, Incident, Operand, SeenIn
+from nanguard.findings import Cure, Incident, Operand, SeenIn
 from nanguard.hazards import Hazard
-from nanguard.replay import births, dataset, divergence, names, origin, preprocessing, program, rows, schedule
+from nanguard.replay import births, dataset, divergence, operands, origin, preprocessing, program, rows, schedule, story
 from nanguard.replay.births import Birth, Steps
 from nanguard.replay.dependence import Dependence
 from nanguard.replay.diagnosis import Diagnosis, Doctor
 
-_HISTORY_SHOWN = 8
 _MOST_COLUMNS = 4096
 
 
@@ -55,9 +54,9 @@ def outline(capture: Capture, reason: str) -> Incident:
         where=origin.where(line),
         batch_size=int(capture.batch[0][1].shape[0]) if capture.batch and capture.batch[0][1].shape.rank else None,
         reproduced=False,
-        summary=f"{_listed(capture.seen_in)} stopped being finite; where it was born is not known.",
+        summary=f"{story.listed(capture.seen_in)} stopped being finite; where it was born is not known.",
         notes=(f"The replay failed: {reason}", *capture.notes),
-        history=_history(capture),
+        history=story.history(capture),
     )
 
 
@@ -187,14 +186,14 @@ class _Explanation:
             number in self.dependence.on_batch for number in failure.event.inputs[1:2]
         )
         hazard: Hazard | None = labels if takes_labels else (candidates[0] if candidates else None)
-        bad_rows, struck = self._bad_labels(failure.event) if hazard is labels else ((), None)
-        operands = self._operands(failure.event.op, failure.event.inputs, struck, None)
+        bad_rows = self._bad_labels(failure.event) if hazard is labels else ()
+        received = operands.of_op(self.program, failure.event.op, failure.event.inputs, None, None)
         line = None if hazard is labels else origin.of_event(failure.event).line
         line = line or origin.innermost(self.capture.stack)
         diagnosis = Diagnosis("data" if hazard is labels else "forward", hazard, failure.event, None)
         note = f"The graph ran {failure.event.op} without an error; op by op it fails: {failure.message[:160]}"
         incident = self._filled(
-            self.capture.seen_in, diagnosis, line, origin.of_event(failure.event), None, operands, (failure.event.op,)
+            self.capture.seen_in, diagnosis, line, origin.of_event(failure.event), None, received, (failure.event.op,)
         )
         incident.notes = (note, *incident.notes)
         if bad_rows:
@@ -202,16 +201,16 @@ class _Explanation:
             incident.dataset_rows = self._dataset_rows(list(bad_rows))
         return incident
 
-    def _bad_labels(self, event: Event) -> tuple[tuple[int, ...], tuple[int, int] | None]:
+    def _bad_labels(self, event: Event) -> tuple[int, ...]:
+        """Rows of the batch with a label outside of the classes, for an op that takes logits and labels."""
         logits, labels = (self.program.values[number] for number in event.inputs[:2])
         values = array(labels)
         size = int(logits.shape[-1]) if event.op.startswith("Sparse") else int(logits.shape[0] or 0)
-        bad = (values < 0) | (values >= size)
-        flat = np.flatnonzero(bad.reshape(-1))
+        flat = np.flatnonzero(((values < 0) | (values >= size)).reshape(-1))
         if not flat.size or self.batch is None:
-            return (), None
+            return ()
         per_row = max(values.size // self.batch.size, 1)
-        return tuple(sorted({int(place) // per_row for place in flat})), (1, int(flat[0]))
+        return tuple(sorted({int(place) // per_row for place in flat}))
 
     def _not_reproduced(self) -> Incident | None:
         if self.capture.compiled and "weights" not in self.capture.seen_in:
@@ -236,14 +235,14 @@ class _Explanation:
         event = found[1].event if found is not None else None
         place = origin.of_event(event) if event is not None else None
         line = (place.users_line() if place is not None else None) or origin.innermost(capture.stack)
-        operands: tuple[Operand, ...] = ()
+        received: tuple[Operand, ...] = ()
         if found is not None and event is not None:
             doctor = Doctor(capture, found[0], Dependence(found[0], ()), [])
             struck = doctor.diagnose(found[1]).struck
-            operands = _operands_of(found[0], event.op, event.inputs, struck, line)
+            received = operands.of_op(found[0], event.op, event.inputs, struck, line)
         diagnosis = Diagnosis("update", hazard, event, None)
         chain = tuple(each.op for each in found[1].chain) if found is not None else ()
-        return self._filled(("weights",), diagnosis, line, place, None, operands, chain)
+        return self._filled(("weights",), diagnosis, line, place, None, received, chain)
 
     def _told(
         self, seen: tuple[SeenIn, ...], birth: Birth, diagnosis: Diagnosis, doctor: Doctor, targets: list[int]
@@ -261,12 +260,12 @@ class _Explanation:
             line = self._line_of_entry(birth.leaf)
         if line is None and diagnosis.born_in != "divergence":
             line = (place.users_line() if place is not None else None) or origin.innermost(self.capture.stack)
-        operands: tuple[Operand, ...] = ()
+        received: tuple[Operand, ...] = ()
         if diagnosis.struck is not None:
             op = doctor.op(event) if event is not None else ""
-            operands = _operands_of(self.program, op, diagnosis.struck.numbers, diagnosis.struck, line)
+            received = operands.of_op(self.program, op, diagnosis.struck.numbers, diagnosis.struck, line)
             if event is None:
-                operands = self._named_leaf(operands, birth)
+                received = self._named_leaf(received, birth)
         layer = next((each.layer for each in (forward, place) if each is not None and each.layer), None)
         incident = self._filled(
             seen,
@@ -274,7 +273,7 @@ class _Explanation:
             None if diagnosis.born_in == "divergence" else line,
             place,
             forward,
-            operands,
+            received,
             tuple(each.op for each in birth.chain),
             layer,
         )
@@ -299,19 +298,19 @@ class _Explanation:
         line: origin.Line | None,
         place: origin.Origin | None,
         forward: origin.Origin | None,
-        operands: tuple[Operand, ...],
+        received: tuple[Operand, ...],
         chain: tuple[str, ...],
         layer: str | None = None,
     ) -> Incident:
         hazard = diagnosis.hazard
         capture = self.capture
-        grew = _first_to_grow(capture) if diagnosis.born_in == "divergence" else None
+        grew = story.first_to_grow(capture) if diagnosis.born_in == "divergence" else None
         op = place.op if place is not None else None
-        dtype = operands[0].dtype if operands else "float32"
+        dtype = received[0].dtype if received else "float32"
         blamed_op = forward.op if forward is not None else op
         replacement = (
-            hazard.rewrite(blamed_op, [operand.name for operand in operands], dtype)
-            if hazard is not None and blamed_op is not None and line is not None and _are_spelled(operands)
+            hazard.rewrite(blamed_op, [operand.name for operand in received], dtype)
+            if hazard is not None and blamed_op is not None and line is not None and operands.are_spelled(received)
             else None
         )
         return Incident(
@@ -323,17 +322,17 @@ class _Explanation:
             forward_op=forward.op if forward is not None else None,
             where=origin.where(line),
             layer=layer if layer is not None else (place.layer if place is not None else None),
-            operands=operands,
+            operands=received,
             hazard=hazard.code if hazard is not None else None,
             hazard_name=hazard.name if hazard is not None else None,
             cause=hazard.cause if hazard is not None else None,
-            chain=_shortened(chain),
+            chain=story.shortened(chain),
             batch_size=self.batch.size if self.batch is not None else None,
             cure=Cure(hazard.cure, replacement) if hazard is not None else None,
-            summary=_summary(diagnosis, op, forward, self._made(diagnosis.event), capture),
+            summary=story.summary(diagnosis, op, forward, self._made(diagnosis.event), capture),
             needs=hazard.needs if hazard is not None else "",
             notes=(*diagnosis.notes, *capture.notes),
-            history=_history(capture),
+            history=story.history(capture),
             first_to_grow=grew,
         )
 
@@ -360,8 +359,8 @@ class _Explanation:
         incident.where = origin.where(line)
         incident.hazard, incident.hazard_name, incident.cause = hazard.code, hazard.name, hazard.cause
         incident.cure, incident.needs = Cure(hazard.cure), hazard.needs
-        incident.operands = _operands_of(made.program, event.op, event.inputs, struck, line)
-        incident.chain = _shortened((*(each.op for each in made.birth.chain), *incident.chain))
+        incident.operands = operands.of_op(made.program, event.op, event.inputs, struck, line)
+        incident.chain = story.shortened((*(each.op for each in made.birth.chain), *incident.chain))
         if made.rows is not None and incident.rows is not None and incident.dataset_rows is None:
             incident.dataset_rows = made.rows
 
@@ -455,121 +454,13 @@ class _Explanation:
         result = dataset.rows(arrays, found, sources)
         return tuple(result) if result is not None else None
 
-    def _operands(self, op: str, numbers: Any, struck: Any, line: Any) -> tuple[Operand, ...]:
-        return _operands_of(self.program, op, numbers, None, line)
-
-    def _named_leaf(self, operands: tuple[Operand, ...], birth: Birth) -> tuple[Operand, ...]:
+    def _named_leaf(self, received: tuple[Operand, ...], birth: Birth) -> tuple[Operand, ...]:
         entry = self.batch.entry(birth.leaf) if self.batch is not None and birth.leaf is not None else None
-        if entry is None or not operands:
-            return operands
+        if entry is None or not received:
+            return received
         is_label = self.dependence.is_label(entry[0].parts[0])
-        return (replace(operands[0], name="labels" if is_label else "features"),)
-
-
-def _operands_of(
-    source_program: program.Program, op: str, numbers: Any, struck: Any, line: origin.Line | None
-) -> tuple[Operand, ...]:
-    spelled = names.operands(op, line[0], line[1]) if line is not None else []
-    result = []
-    for place, number in enumerate(numbers):
-        value = source_program.values.get(number) if number is not None else None
-        if value is None or value.dtype in (tf.resource, tf.variant, tf.string):
-            continue
-        is_struck = struck is not None and struck.operand == place
-        if not is_struck and not holds_floats(value) and len(numbers) > 1:
-            continue  # an axis, a shape, an index
-        index = struck.index if is_struck else None
-        name = spelled[place] if place < len(spelled) else ("x" if len(numbers) == 1 else f"operand {place}")
-        result.append(_operand(name, value, index))
-    return tuple(result[:4])
-
-
-def _operand(name: str, value: Any, index: tuple[int, ...] | None) -> Operand:
-    values = array(value)
-    is_float = values.dtype.kind == "f"
-    finite = values[np.isfinite(values)] if is_float else values
-    if index is None and is_float and not np.isfinite(values).all():
-        index = tuple(int(i) for i in np.unravel_index(int(np.argmax(~np.isfinite(values))), values.shape))
-    return Operand(
-        name,
-        value.dtype.name,
-        tuple(int(size) for size in values.shape),
-        float(finite.min()) if finite.size and finite.dtype.kind in "fiu" else None,
-        float(finite.max()) if finite.size and finite.dtype.kind in "fiu" else None,
-        int(np.isnan(values).sum()) if is_float else 0,
-        int(np.isposinf(values).sum()) if is_float else 0,
-        int(np.isneginf(values).sum()) if is_float else 0,
-        index,
-        float(values[index]) if index is not None and values.dtype.kind in "fiu" else None,
-    )
-
-
-def _are_spelled(operands: tuple[Operand, ...]) -> bool:
-    return bool(operands) and all(
-        not operand.name.startswith("operand ") and operand.name != "x" for operand in operands
-    )
+        return (replace(received[0], name="labels" if is_label else "features"),)
 
 
 def _is_bad(value: Any) -> bool:
     return not np.isfinite(array(value)).all()
-
-
-def _shortened(chain: tuple[str, ...], limit: int = 12) -> tuple[str, ...]:
-    return chain if len(chain) <= limit else (*chain[: limit // 2], "...", *chain[-limit // 2 + 1 :])
-
-
-def _listed(seen: tuple[str, ...]) -> str:
-    words = list(seen)
-    text = words[0] if len(words) == 1 else ", ".join(words[:-1]) + f" and {words[-1]}" if words else "a number"
-    return f"the {text}"
-
-
-def _history(capture: Capture) -> tuple[HistoryStep, ...]:
-    rate = schedule.rates(capture.optimizer, [step for step, _, _ in capture.history])
-    return tuple(
-        HistoryStep(step, _number(loss), _number(divergence.total_norm((step, loss, norms))), rate.get(step), norms)
-        for step, loss, norms in capture.history[-_HISTORY_SHOWN:]
-    )
-
-
-def _number(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None
-
-
-def _first_to_grow(capture: Capture) -> str | None:
-    """The variable whose gradient norm was the first to leave its usual range."""
-    steps = capture.history
-    if len(steps) < 3:
-        return max(steps[-1][2], key=lambda path: _sortable(steps[-1][2][path]), default=None) if steps else None
-    best: tuple[int, float, str] | None = None
-    for path in steps[0][2]:
-        series = [row[2].get(path, 0.0) for row in steps]
-        usual = float(np.median(series[: max(len(series) // 2, 1)])) + 1e-12
-        grown = [place for place, norm in enumerate(series) if not norm <= 10 * usual]
-        if grown:
-            key = (grown[0], -_sortable(series[grown[0]]) / usual, path)
-            best = key if best is None or key < best else best
-    return best[2] if best is not None else None
-
-
-def _sortable(value: float) -> float:
-    return value if np.isfinite(value) else 3e38
-
-
-def _summary(diagnosis: Diagnosis, op: str | None, forward: origin.Origin | None, made: str, capture: Capture) -> str:
-    """What happened, in one sentence without a full stop; phase and step are told beside it."""
-    if diagnosis.born_in == "divergence":
-        first, last = (capture.history[0], capture.history[-1]) if capture.history else (None, None)
-        grew = ""
-        if first is not None and last is not None and len(capture.history) > 1:
-            grew = f": the loss went from {first[1]:.4g} at step {first[0]} to {last[1]:.4g} at step {last[0]}"
-        return f"Training diverged{grew}"
-    if op is None:
-        if diagnosis.hazard is hazards.WEIGHTS_NONFINITE_BEFORE_TRAINING:
-            return "A weight was not finite before training began"
-        if diagnosis.hazard is hazards.OUTLIER_ROWS:
-            return "The data holds values far beyond all others"
-        return "The data holds numbers that are not finite" if diagnosis.born_in == "data" else "The update went wrong"
-    if forward is not None and forward.op != op:
-        return f"{op}, in the gradient of {forward.op}, gave {made}"
-    return f"The gradient of {op} gave {made}" if forward is not None else f"{op} gave {made}"
