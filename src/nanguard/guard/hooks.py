@@ -266,7 +266,7 @@ class Hooks:
                 return apply(optimizer, grads, trainable_variables, **kwargs)
             variables = list(trainable_variables if trainable_variables is not None else _own_variables(optimizer))
             if not optimizer.built and variables and not tf.distribute.has_strategy():
-                # Variables that a trace makes have no value before its first run, which a replay of that run would need.
+                # What a trace makes has no value before its first run, which a replay of that run would need.
                 with tf.init_scope():
                     optimizer.build(variables)
             self._safely(lambda: self._captures.know(optimizer, variables), None)
