@@ -131,6 +131,7 @@ class Capture:
         history: One row for each of the last steps: step, loss, gradient norm by variable path.
         optimizer: The Keras optimizer concerned, or None.
         scale: Handle identity of a dynamic loss scale, where the loss was scaled and only the gradients are not finite.
+        scale_number: The same for a recorded step that took the scale from no variable: the scale's number in it.
         names: What the script's variables are called, by handle identity.
         sources: Arrays, frames and data sets that training was given, for finding the rows of the data set.
         bad_before: Names of variables that were not finite before the step.
@@ -152,6 +153,7 @@ class Capture:
     history: list[tuple[int, float, dict[str, float]]] = field(default_factory=list)
     optimizer: Any = None
     scale: int | None = None
+    scale_number: int | None = None
     names: dict[int, Named] = field(default_factory=dict)
     sources: list[Any] = field(default_factory=list)
     bad_before: list[str] = field(default_factory=list)

@@ -41,10 +41,17 @@ def _plain(value: Any) -> Any:
         for field in ("s", "i", "f", "b", "type", "shape", "tensor", "func"):
             values = getattr(items, field)
             if values:
-                return [_function_name(item) if field == "func" else item for item in values]
+                return [_converted(field, item) for item in values]
         return []
-    item = getattr(value, kind) if kind else None
-    return _function_name(item) if kind == "func" else item
+    return _converted(kind, getattr(value, kind)) if kind else None
+
+
+def _converted(kind: str, item: Any) -> Any:
+    if kind == "func":
+        return _function_name(item)
+    if kind == "shape":
+        return None if item.unknown_rank else [int(size.size) for size in item.dim]
+    return item
 
 
 def _function_name(item: Any) -> Any:

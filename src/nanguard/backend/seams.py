@@ -57,6 +57,13 @@ def keras_loss_scale_class() -> type:
     return loss_scale_optimizer.LossScaleOptimizer  # type: ignore[no-any-return]
 
 
+def build_optimizer(optimizer: Any, variables: list[Any]) -> None:
+    """Makes the optimizer's variables, just as its own first `apply` would."""
+    with sys.modules["keras"].name_scope(optimizer.name, caller=optimizer):
+        optimizer.build(variables)
+    optimizer.built = True
+
+
 def keras_trainer_class() -> type:
     """The class whose `fit` trains."""
     from keras.src.backend.tensorflow import trainer
@@ -80,9 +87,10 @@ def direct_train_function(model: Any, function: Any) -> Any:
     if model.distribute_strategy is not None and model.distribute_strategy.num_replicas_in_sync > 1:
         return function
     # Keras 3.6 traces the pulling of the batch too. Given a Python iterator, it would be traced anew for each batch: so
-    # what it traces is called, except where that makes several steps, which end otherwise when the data runs out.
+    # what it traces is called, except where that makes several steps, which end otherwise when the data runs out. Under
+    # XLA the replay has to be given the batch, even so.
     run_step = getattr(function, "python_function", function)
-    if run_step is not function and model.steps_per_execution > 1:
+    if run_step is not function and model.steps_per_execution > 1 and not model.jit_compile:
         return function
 
     def train_function(iterator: Any) -> Any:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import _thread
 import atexit
 import contextlib
+import gc
 import importlib.util
+import io
 import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any, Protocol, TextIO
 
 from nanguard import report
@@ -132,6 +135,7 @@ class Session:
         self._stdout = sys.stdout
         self._stderr = sys.stderr
         self._exit_code = 0
+        self._frames: list[FrameType] = []
 
     def run(self) -> int:
         """Runs the script and gives the exit code that the process is to end with, as far as is known by then."""
@@ -160,8 +164,9 @@ class Session:
         if os.getpid() != self._process:
             return
         code = self._close()
-        if code != self._exit_code:
-            # Found after the exit code was settled: in a thread that outlived the script's last line.
+        if code != self._exit_code or self._incidents:
+            # An incident may be found after the exit code was settled, in a thread that outlived the script's last
+            # line; and what a stopped training leaves behind can take TensorFlow the better part of a minute to end.
             self._flush()
             os._exit(code)
 
@@ -190,8 +195,11 @@ class Session:
         finally:
             self._is_replaying = False
         if incident is None:
+            self._say(f"step {capture.step} is an ordinary one, going on")
             return False
         self._incidents.append(incident)
+        # Freeing the iterator of a stopped training can wait for its threads: not before the report is out.
+        self._frames = list(_frames(sys._getframe(1)))
         return True
 
     def _replay(self, capture: Any) -> Incident | None:
@@ -269,9 +277,16 @@ class Session:
             stream.flush()
 
     def _flush(self) -> None:
-        for stream in (sys.stdout, sys.stderr, self._stdout, self._stderr):
+        files = [thing for thing in gc.get_objects() if isinstance(thing, io.IOBase)]
+        for stream in (sys.stdout, sys.stderr, self._stdout, self._stderr, *files):
             with contextlib.suppress(Exception):
                 stream.flush()
+
+
+def _frames(frame: FrameType | None) -> Iterator[FrameType]:
+    while frame is not None:
+        yield frame
+        frame = frame.f_back
 
 
 def _reason(error: BaseException) -> str:

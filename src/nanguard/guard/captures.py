@@ -28,6 +28,7 @@ class Captures:
     def __init__(self, thread: Thread) -> None:
         self.hand_steps = 0  # eager steps whose update no Keras optimizer made
         self.epoch: int | None = None
+        self.scaler: Any = None  # the optimizer that scaled a loss last
         self.fits: list[dict[str, Any]] = []  # the calls of `fit` under way: model, args, kwargs
         self._thread = thread
         self._optimizers: dict[int, tuple[Any, int]] = {}  # by id: the optimizer and its first iteration seen
@@ -89,8 +90,9 @@ class Captures:
         body = RecordedStep(list(recorder.events), dict(recorder.tensors))
         capture = self._capture(seen, targets, body, optimizer, names)
         capture.step = max(capture.step - before, 0)
-        scale = script_variables.dynamic_scale(optimizer) if optimizer is not None else None
-        if is_scaled and scale is not None:
+        # In its first step an optimizer has applied nothing yet, but has scaled the loss.
+        scale = script_variables.dynamic_scale(optimizer if optimizer is not None else self.scaler)
+        if is_scaled and scale is not None and any(scale.handle is value for value in body.tensors.values()):
             capture.scale = execution.identity_of(scale.handle)
         capture.history = recorder.history(
             lambda variable: self._label(names, variable), [v for v, _ in targets.gradients] or variables, capture.step
@@ -127,14 +129,13 @@ class Captures:
         else:
             capture.step = check.count()
         capture.compiled = sighting.is_compiled
-        if sighting.check.is_after and optimizer is not None:
-            capture.step = max(capture.step - 1, 0)
         capture.batch = [
             (tensor.name.split(":")[0], sighting.values[id(tensor)])
             for tensor in check.graph.inputs
             if id(tensor) in sighting.values
         ]
-        scale = script_variables.dynamic_scale(optimizer) if optimizer is not None else None
+        # In its first step an optimizer has applied nothing yet, but has scaled the loss.
+        scale = script_variables.dynamic_scale(optimizer if optimizer is not None else self.scaler)
         if sighting.is_only_scale and scale is not None:
             capture.scale = execution.identity_of(scale.handle)
         if check.ring is not None:

@@ -107,6 +107,11 @@ class Recorder:
         """The ops of the step, oldest first."""
         return [_event(record) for record in self._records]
 
+    @property
+    def is_by_hand(self) -> bool:
+        """Whether the step has made an update that no Keras optimizer counts."""
+        return self.has_gradients and bool(self.assigned) and not self.is_counted
+
     def _keep_outside(self, record: _Record, inputs: tuple[Any, ...]) -> None:
         # Preprocessing: kept so that a data set that it spoilt can be traced to its line.
         self._outside.append(record)

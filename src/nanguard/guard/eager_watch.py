@@ -72,9 +72,11 @@ class EagerWatch:
             [],
             [(names[number].variable, execution.identity_of(value)) for number, value in state],
         )
-        self._report(
-            self._captures.recorded(recorder, seen, targets, variables, names, is_scaled and seen == ["gradients"])
-        )
+        is_only_scale = is_scaled and seen == ["gradients"]
+        capture = self._captures.recorded(recorder, seen, targets, variables, names, is_only_scale)
+        if is_only_scale and capture.scale is None:
+            capture.scale_number = _scale_number(recorder, losses, unscaled)
+        self._report(capture)
 
     def check_update(self, recorder: Recorder, optimizer: Any, variables: list[Any]) -> None:
         """Tests what an optimizer has just written."""
@@ -99,6 +101,16 @@ class EagerWatch:
 
 def _kind(names: dict[int, Named], number: int) -> str:
     return names[number].kind if number in names else "other"
+
+
+def _scale_number(recorder: Recorder, losses: list[Any], unscaled: list[Any]) -> int | None:
+    """Number of what the loss was multiplied by; an optimizer in its first step has no variable for it."""
+    scaled = {execution.identity_of(loss) for loss in losses}
+    before = {execution.identity_of(loss) for loss in unscaled}
+    for event in recorder.events:
+        if scaled & set(event.outputs):
+            return next((number for number in event.inputs if number not in before), None)
+    return None
 
 
 def _total(tensor: Any) -> float:

@@ -45,7 +45,6 @@ class Check:
         before: Pairs of variable and tensor: values that the step itself had overwritten by then.
         written: Handles of the variables whose update runs before the check.
         ring: Variable with the last rows of loss and gradient norms, or None.
-        is_after: Whether the optimizer has counted the step when the check runs.
     """
 
     graph: Any
@@ -58,7 +57,6 @@ class Check:
     before: list[tuple[Any, Any]] = field(default_factory=list)
     written: list[Any] = field(default_factory=list)
     ring: Ring | None = None
-    is_after: bool = False
 
     def count(self) -> int:
         """How many steps were checked before the one that failed."""
@@ -161,6 +159,7 @@ class GraphWatch:
     def __init__(self) -> None:
         self.sightings: list[Sighting] = []
         self.huge: Sighting | None = None
+        self.rings_of_hand: list[Ring] = []  # of steps whose update no Keras optimizer makes
         self.compiled: weakref.WeakKeyDictionary[Any, list[Check]] = weakref.WeakKeyDictionary()
         self._sheets: weakref.WeakKeyDictionary[Any, _Sheet] = weakref.WeakKeyDictionary()
         self._scaled: deque[tuple[Any, Any]] = deque(maxlen=16)  # pairs of scaled loss and loss
@@ -190,7 +189,8 @@ class GraphWatch:
             )
             return [grad for _, grad in pairs]
         check = self._gradient_check(graph, sheet, target, pairs)
-        sheet.state = []
+        if graph is check.graph:  # a branch may not run; the end of the trace tests the state then
+            check.state, sheet.state = sheet.state, []
         op = self._add(graph, check, keep_history=not tf.distribute.has_strategy())
         with tf.control_dependencies([op]):
             safe = [_identity(grad) for _, grad in pairs]
@@ -205,7 +205,6 @@ class GraphWatch:
             graph,
             losses=unscaled,
             gradients=[(variable, _values(grad)) for variable, grad in pairs if grad is not None],
-            state=sheet.state,
             is_scaled=any(a is not b for a, b in zip(losses, unscaled, strict=True)),
         )
 
@@ -228,15 +227,15 @@ class GraphWatch:
         before = []
         if not script_variables.is_trusted(optimizer, variables) and not script_variables.is_distributed(variables):
             with tf.control_dependencies(waits):
-                before = [(variable, variable.read_value()) for variable in own]
+                before = [(variable, variable.read_value()) for variable in (*own, *_counters(optimizer))]
         return Applying(waits, before, own)
 
     def after_apply(self, applying: Applying) -> None:
         """Called after `optimizer.apply`: tests what an optimizer that is not trusted made of finite gradients."""
         graph = graphs.current()
         if applying.before:
-            after = [(variable, variable.read_value()) for variable, _ in applying.before]
-            check = self._check(graph, updates=after, is_after=True)
+            after = [(variable, variable.read_value()) for variable in applying.variables]
+            check = self._check(graph, updates=after)
             check.before = [*applying.before, *check.before]
             self._add(graph, check, keep_history=False)
         self._sheet(graph).written += [variable.handle for variable in applying.variables]
@@ -256,6 +255,8 @@ class GraphWatch:
             return None
         if kind == "weight" and sheet.checks:
             # Written by hand after the gradients: tested before the write, since nothing keeps the old value.
+            if sheet.ring is not None and sheet.ring not in self.rings_of_hand:
+                self.rings_of_hand.append(sheet.ring)
             check = self._check(graph, updates=[(variable, tensor)], ring=sheet.ring)
             op = self._add(graph, check, keep_history=False)
             sheet.written.append(variable.handle)
@@ -370,6 +371,13 @@ def _captured_handles(graph: Any) -> dict[int, tuple[Any, Any]]:
 def _float_variables(optimizer: Any, variables: list[Any]) -> list[Any]:
     every = [*variables, *script_variables.optimizer_variables(optimizer)]
     return [v for v in map(script_variables.raw, every) if v.dtype.is_floating]
+
+
+def _counters(optimizer: Any) -> list[Any]:
+    """The variables in which the optimizer counts its steps."""
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    counter = getattr(inner, "_iterations", None)
+    return [script_variables.raw(counter)] if counter is not None and script_variables.is_variable(counter) else []
 
 
 def _is_float(tensor: Any) -> bool:

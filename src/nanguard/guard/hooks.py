@@ -36,6 +36,7 @@ class Hooks:
         self._captures = Captures(self._thread)
         self._eager = EagerWatch(self._thread, self._captures, self.graph.unscaled, self._report)
         self._patches: list[tuple[Any, str, Any]] = []
+        self._raised: Exception | None = None
         self._compiled_names: dict[bytes, bool] = {}
 
     # -- putting hooks in and out
@@ -88,13 +89,19 @@ class Hooks:
 
     def steps(self) -> int:
         """Optimizer steps made since the hooks went in."""
-        return self._captures.steps()
+        by_hand = sum(int(ring.count.numpy()) for ring in self.graph.rings_of_hand)
+        recorder: Recorder | None = self._thread.recorder
+        if recorder is not None and recorder.is_by_hand:
+            by_hand += 1
+        return self._captures.steps() + by_hand
 
     def _safely(self, act: Callable[[], Any], otherwise: Any) -> Any:
         """Runs a part of the watch; an error of its own is noted, and must not stop a training that works."""
         try:
             return act()
         except Exception as error:
+            if error is self._raised:
+                raise  # whoever takes the captures ends the script with it
             note = f"A part of the training is not watched: {type(error).__name__}: {error}".split("\n")[0][:300]
             if note not in self.watch.notes:
                 self.watch.notes.append(note)
@@ -116,7 +123,7 @@ class Hooks:
             if tf.executing_eagerly() and not thread.is_busy:
                 recorder = self._ensure_recorder()
                 if not thread.tapes:
-                    if recorder.has_gradients and recorder.assigned and not recorder.is_counted:
+                    if recorder.is_by_hand:
                         self._captures.hand_steps += 1
                     recorder.start_step()
                 recorder.is_recording = True
@@ -265,10 +272,6 @@ class Hooks:
             if thread.applying or thread.is_busy:
                 return apply(optimizer, grads, trainable_variables, **kwargs)
             variables = list(trainable_variables if trainable_variables is not None else _own_variables(optimizer))
-            if not optimizer.built and variables and not tf.distribute.has_strategy():
-                # What a trace makes has no value before its first run, which a replay of that run would need.
-                with tf.init_scope():
-                    optimizer.build(variables)
             self._safely(lambda: self._captures.know(optimizer, variables), None)
             graph = graphs.current()
             thread.applying += 1
@@ -279,6 +282,9 @@ class Hooks:
                 elif graphs.is_compiled(graph):
                     result = apply(optimizer, grads, trainable_variables, **kwargs)
                 else:
+                    if not optimizer.built and variables:
+                        # Before the update is made to wait: TensorFlow runs what a variable starts with by itself.
+                        seams.build_optimizer(optimizer, variables)
                     applying = self._safely(lambda: self.graph.before_apply(optimizer, grads, variables), None)
                     with tf.control_dependencies(applying.waits if applying is not None else []):
                         result = apply(optimizer, grads, trainable_variables, **kwargs)
@@ -293,6 +299,7 @@ class Hooks:
     def _wrap_scale_loss(self, scale_loss: Any) -> Any:
         def wrapped(optimizer: Any, loss: Any) -> Any:
             scaled = scale_loss(optimizer, loss)
+            self._captures.scaler = optimizer
             self.graph.on_scale_loss(loss, scaled)
             return scaled
 
@@ -375,7 +382,11 @@ class Hooks:
     def _report(self, capture: Capture) -> None:
         recorder = self._thread.recorder
         with self._thread.ours():
-            self.watch.on_capture(capture)
+            try:
+                self.watch.on_capture(capture)
+            except Exception as error:
+                self._raised = error
+                raise
         if recorder is not None:
             recorder.start_step()
 

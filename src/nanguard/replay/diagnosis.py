@@ -122,7 +122,8 @@ class Doctor:
             return hazard, "forward"
         sources = self._sources(event)
         if sources and all(map(self._dependence.is_label, sources)):
-            return hazards.BAD_ANNOTATION, "data"
+            # A label of 0 can be meant; one outside of the domain cannot.
+            return (hazards.BAD_ANNOTATION, "data") if hazard.cause == "domain_error" else (hazard, "forward")
         rows = {int(self._program.values[number].shape[0]) for number in sources}
         if event.op == "RealDiv" and max(rows, default=0) > 1:
             return hazards.PREPROCESSING_MADE_NONFINITE, "data"

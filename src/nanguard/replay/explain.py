@@ -87,11 +87,14 @@ class _Explanation:
     def incident(self) -> Incident | None:
         capture = self.capture
         targets = [*self.losses, *self.gradients]
-        if capture.scale is not None:
+        if capture.scale is not None or capture.scale_number is not None:
             one = tf.constant(1.0)
-            if self.program.is_finite_with(targets, variables={capture.scale: one}):
+            variables = {capture.scale: one} if capture.scale is not None else {}
+            number = capture.scale_number
+            leaves = {number: tf.ones_like(self.program.values[number])} if number in self.program.leaves else {}
+            if self.program.is_finite_with(targets, variables=variables, leaves=leaves):
                 return None
-            self.program.variables[capture.scale] = one
+            self.program.variables.update(variables)
         seen, numbers, updates = self._seen()
         if not seen and self.program.failure is not None:
             return self._of_failure()

@@ -47,7 +47,7 @@ class Machine:
             self.variables[key] = inputs[1]
             return []
         if op == "VarIsInitializedOp":
-            return [tf.constant(True)]
+            return [tf.constant(key in self.variables)]
         if key not in self.variables:
             return None
         value = self.variables[key]
