@@ -412,7 +412,7 @@ class _Explanation:
                 bad = {row for row in range(batch.size) for each in batch.entries
                        if not np.isfinite(array(batch.array(each))[row]).all()}  # fmt: skip
                 return sorted(bad)
-        if diagnosis.hazard is hazards.OUTLIER_ROWS:
+        if diagnosis.hazard in (hazards.OUTLIER_ROWS, hazards.BATCHNORM_POISONED):
             return sorted({int(row) for each in batch.entries
                            for row in divergence.outlier_rows(array(batch.array(each)))})  # fmt: skip
         struck = diagnosis.struck

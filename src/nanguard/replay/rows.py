@@ -188,7 +188,7 @@ class Proof:
         bad = self._bisect(list(every))
         if bad and len(bad) < self._batch.size and self.is_finite([row for row in every if row not in bad]):
             return bad
-        return None
+        return self._by_removal(list(every))
 
     def _narrow(self, suspects: list[int]) -> list[int] | None:
         others = [row for row in range(self._batch.size) if row not in suspects]
@@ -206,6 +206,18 @@ class Proof:
             return suspects
         rest = [row for row in range(self._batch.size) if row not in guilty]
         return guilty if guilty and self.is_finite(rest) else suspects
+
+    def _by_removal(self, rows: list[int]) -> list[int] | None:
+        """The one row that is to blame but harmless alone, such as one that is far from all others."""
+        while len(rows) > 1 and not self.is_exhausted():
+            middle = len(rows) // 2
+            for half in (rows[:middle], rows[middle:]):
+                if self.is_finite([row for row in range(self._batch.size) if row not in half]):
+                    rows = half
+                    break
+            else:
+                return None
+        return rows if len(rows) == 1 < self._batch.size else None
 
     def _bisect(self, rows: list[int]) -> list[int] | None:
         """The rows that are bad by themselves; None if the search has to be given up."""

@@ -69,6 +69,8 @@ def summary(diagnosis: Diagnosis, op: str | None, forward: origin.Origin | None,
     if op is None:
         if diagnosis.hazard is hazards.WEIGHTS_NONFINITE_BEFORE_TRAINING:
             return "A weight was not finite before training began"
+        if diagnosis.hazard is hazards.BATCHNORM_POISONED:
+            return "The moving statistics of a layer stopped being finite"
         if diagnosis.hazard is hazards.OUTLIER_ROWS:
             return "The data holds values far beyond all others"
         return "The data holds numbers that are not finite" if diagnosis.born_in == "data" else "The update went wrong"
