@@ -125,7 +125,7 @@ class Capture:
         epoch: Epoch of `fit`, from 0; None outside.
         seen_in: Where the watch saw a non-finite number.
         targets: What the step is judged by.
-        body: The step itself.
+        body: The step itself; None if weights were found to be not finite between two steps.
         batch: Data tensors that the step was given, as (name, eager tensor); the first is the features where known.
         stack: The Python stack of the call that ran the step, outermost first: file, line, function.
         history: One row for each of the last steps: step, loss, gradient norm by variable path.
@@ -147,7 +147,7 @@ class Capture:
     epoch: int | None
     seen_in: tuple[SeenIn, ...]
     targets: Targets
-    body: TracedStep | RecordedStep
+    body: TracedStep | RecordedStep | None
     batch: list[tuple[str, Any]] = field(default_factory=list)
     stack: list[tuple[str, int, str]] = field(default_factory=list)
     history: list[tuple[int, float, dict[str, float]]] = field(default_factory=list)

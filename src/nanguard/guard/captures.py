@@ -179,6 +179,18 @@ class Captures:
             first_step=self._optimizers.get(id(optimizer), (None, 0))[1],
         )
 
+    def num_steps(self, model: Any) -> int:
+        """Steps that a model's optimizer has made under the watch."""
+        optimizer = getattr(model, "optimizer", None)
+        known = self._optimizers.get(id(optimizer))
+        return _iterations(optimizer) - known[1] if known is not None else 0
+
+    def between_steps(self, variables: list[Any], names: dict[int, Named]) -> Capture:
+        """The capture of weights that something other than a step has written."""
+        capture = self._capture(["weights"], Targets(), None, self._optimizer_of(variables), names)
+        capture.bad_before = [self._label(names, variable) for variable in variables]
+        return capture
+
     def _optimizer_of(self, variables: list[Any]) -> Any:
         for variable in variables:
             for component in script_variables.components(script_variables.raw(variable)):

@@ -49,8 +49,8 @@ class EagerWatch:
             is_scaled = any(a is not b for a, b in zip(losses, unscaled, strict=True))
             values = [(v, g.values if isinstance(g, tf.IndexedSlices) else g) for v, g in pairs]
             loss = sum(_total(t) for t in unscaled)
-            half_squares = [_half_square(g) for _, g in values]
-            others = sum(_half_square(value) for _, value in recorder.assigned)
+            half_squares = [half_square(g) for _, g in values]
+            others = sum(half_square(value) for _, value in recorder.assigned)
         if math.isfinite(loss + sum(half_squares) + others):
             recorder.add_history(loss, [v for v, _ in values], half_squares)
             return
@@ -85,7 +85,7 @@ class EagerWatch:
             written = [script_variables.raw(v).read_value() for v in variables]
             if not script_variables.is_trusted(optimizer, variables):
                 written += [value for _, value in recorder.assigned]
-            if math.isfinite(sum(map(_half_square, written))) or all(map(is_finite, written)):
+            if math.isfinite(sum(map(half_square, written))) or all(map(is_finite, written)):
                 recorder.is_recording = bool(self._thread.tapes)
                 return
             names = script_variables.named()
@@ -118,10 +118,10 @@ def _total(tensor: Any) -> float:
     return float(numbers_of if numbers_of.ndim == 0 else numbers_of.sum())
 
 
-def _half_square(tensor: Any) -> float:
+def half_square(tensor: Any) -> float:
     """Half the sum of squares; NaN or Inf if a number is, or if a square overflows."""
     if tensor.dtype in (tf.float32, tf.float64):
-        return float(execution.half_square(tensor))
+        return float(execution.half_square(tf.convert_to_tensor(tensor)))
     if not (tensor.dtype.is_floating or tensor.dtype.is_complex):
         return 0.0
     return 0.0 if is_finite(tensor) else math.nan

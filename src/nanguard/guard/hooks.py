@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +17,7 @@ from nanguard.guard import variables as script_variables
 from nanguard.guard.captures import Captures
 from nanguard.guard.compiled import CompiledWatch
 from nanguard.guard.eager import Recorder, numbers
-from nanguard.guard.eager_watch import EagerWatch
+from nanguard.guard.eager_watch import EagerWatch, half_square
 from nanguard.guard.graph import GraphWatch
 from nanguard.guard.thread import Thread
 
@@ -330,6 +331,7 @@ class Hooks:
     def _wrap_epoch(self, begin: Any) -> Any:
         def on_epoch_begin(callbacks: Any, epoch: int, *args: Any, **kwargs: Any) -> Any:
             self._captures.epoch = int(epoch)
+            self._safely(self._look_between_epochs, None)
             return begin(callbacks, epoch, *args, **kwargs)
 
         return on_epoch_begin
@@ -358,6 +360,20 @@ class Hooks:
             return
         real = [sighting for sighting in sightings if not sighting.is_only_scale]
         self._report(self._captures.traced((real or sightings)[0]))
+
+    def _look_between_epochs(self) -> None:
+        """Tests the weights that a callback may have written since the last step."""
+        if not self._captures.fits or self._captures.num_steps(self._captures.fits[-1]["model"]) == 0:
+            return
+        with self._thread.ours():
+            bad = [
+                variable
+                for variable in self._captures.fits[-1]["model"].trainable_variables
+                if not math.isfinite(half_square(variable.value)) and not is_finite(variable.numpy())
+            ]
+            names = script_variables.named() if bad else {}
+        if bad:
+            self._report(self._captures.between_steps(bad, names))
 
     def _look_after_huge(self) -> None:
         """Tests what an update made of gradients whose square overflows."""

@@ -35,6 +35,8 @@ def explain(capture: Capture) -> Incident | None:
     Raises:
         ReplayError: If the step cannot be run again.
     """
+    if capture.body is None:
+        return _between_steps(capture)
     return _Explanation(capture).incident()
 
 
@@ -57,6 +59,25 @@ def outline(capture: Capture, reason: str) -> Incident:
         summary=f"{story.listed(capture.seen_in)} stopped being finite; where it was born is not known.",
         notes=(f"The replay failed: {reason}", *capture.notes),
         history=story.history(capture),
+    )
+
+
+def _between_steps(capture: Capture) -> Incident:
+    """Weights that no step has spoilt: a callback, or other code of the user's, has written them."""
+    hazard = hazards.WEIGHTS_NONFINITE_BEFORE_TRAINING
+    return Incident(
+        step=capture.step,
+        epoch=capture.epoch,
+        seen_in=capture.seen_in,
+        born_in="update",
+        where=origin.where(origin.innermost(capture.stack)),
+        layer=capture.bad_before[0].rpartition("/")[0] or None,
+        hazard=hazard.code,
+        hazard_name=hazard.name,
+        cause=hazard.cause,
+        cure=Cure(hazard.cure),
+        summary=f"Code between two steps, such as a callback, made {', '.join(capture.bad_before[:3])} not finite",
+        needs=hazard.needs,
     )
 
 

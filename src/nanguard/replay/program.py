@@ -192,6 +192,8 @@ def build(capture: Capture) -> Program:
     """Runs a captured step again, op by op."""
     if isinstance(capture.body, TracedStep):
         return _interpret(capture.body)
+    if capture.body is None:
+        raise ReplayError("There is no step to run again.")
     return _rerun(capture.body)
 
 
