@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -23,6 +24,11 @@ def environment() -> dict[str, str]:
     return {**kept, "PYTHONIOENCODING": "utf-8", "PYTHONDONTWRITEBYTECODE": "1"}
 
 
+def heed_interrupts() -> None:
+    """Undoes what a shell does to the commands that it starts in the background: they ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.fixture
 def python(tmp_path: Path, environment: dict[str, str]) -> Run:
     """Gives a function that runs plain `python` with some arguments in `tmp_path`."""
@@ -37,6 +43,7 @@ def python(tmp_path: Path, environment: dict[str, str]) -> Run:
             text=True,
             encoding="utf-8",
             timeout=60,
+            preexec_fn=heed_interrupts,
         )
 
     return run

@@ -18,7 +18,7 @@ from nanguard import cli, report
 from nanguard.cli._main import _split
 from nanguard.errors import UsageError
 
-from .conftest import DRIVER
+from .conftest import DRIVER, heed_interrupts
 
 CLI_DOCS = Path(__file__).parents[2] / "docs" / "cli.md"
 INCIDENT = "Found 1 incident: NG101 log-of-nonpositive at train.py:88, step {}."
@@ -124,6 +124,7 @@ def interrupt(folder: Path, environment: dict[str, str], *args: str) -> tuple[st
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=heed_interrupts,
     )
     assert process.stdout is not None
     first = process.stdout.readline()

@@ -17,7 +17,7 @@ TABLE = [
     ("y = a / b", "RealDiv", ["a", "b"], 0),
     ("y = (a - m) / tf.sqrt(v)", "RealDiv", ["a - m", "tf.sqrt(v)"], 0),
     ("y = (a - m) / tf.sqrt(v)", "Sqrt", ["v"], 0),
-    ("y = tf.norm(a - b, axis=1)", "Sqrt", ["a - b"], 0),
+    ("y = tf.norm(a - b, axis=1)", "Sqrt", [], 0),
     ("y = x ** gamma", "Pow", ["x", "gamma"], 0),
     ("y = tf.pow(x, gamma)", "Pow", ["x", "gamma"], 0),
     ("y = q @ k", "BatchMatMulV2", ["q", "k"], 0),

@@ -176,7 +176,10 @@ class Session:
         if not self._incidents and not self._is_found(capture):
             return False
         if threading.current_thread() is not threading.main_thread() and self._ending is None:
-            _interrupt_main()
+            if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # in the background of a shell script
+                threading.Thread(target=self._leave, name="nanguard-exit", daemon=True).start()
+            else:
+                _interrupt_main()
         # An exit, since every layer that a training may run in (threads, event loops, pools) hands it on quietly where
         # it would log another exception, and since `except Exception` does not swallow it. No subclass: a thread keeps
         # quiet about this very type alone.

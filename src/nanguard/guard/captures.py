@@ -122,7 +122,7 @@ class Captures:
             [check.updates[place] for place in sighting.bad_updates],
             [check.state[place] for place in sighting.bad_state],
         )
-        optimizer = self._optimizer_of(variables)
+        optimizer = self._optimizer_of(variables) if variables else self._optimizer_in(sighting.snapshot)
         capture = self._capture(seen, targets, body, optimizer, names)
         if optimizer is not None:
             capture.step = _iterations_in(optimizer, sighting.snapshot, capture.step)
@@ -190,6 +190,13 @@ class Captures:
         capture = self._capture(["weights"], Targets(), None, self._optimizer_of(variables), names)
         capture.bad_before = [self._label(names, variable) for variable in variables]
         return capture
+
+    def _optimizer_in(self, snapshot: dict[int, Any]) -> Any:
+        """An optimizer whose counter is among the variables of a step that tells of no gradient."""
+        for optimizer, _ in self._optimizers.values():
+            if _iterations_in(optimizer, snapshot, -1) >= 0:
+                return optimizer
+        return None
 
     def _optimizer_of(self, variables: list[Any]) -> Any:
         for variable in variables:

@@ -8,8 +8,8 @@ import linecache
 # The last part of the functions that make an op, where it is not the op's own name in lower case.
 _CALLS = {
     "Log": ("log", "log2", "log10"),
-    "Sqrt": ("sqrt", "norm", "reduce_std", "std"),
-    "Rsqrt": ("rsqrt", "l2_normalize"),
+    "Sqrt": ("sqrt",),
+    "Rsqrt": ("rsqrt",),
     "RealDiv": ("divide", "truediv", "divide_no_nan"),
     "DivNoNan": ("divide_no_nan", "div_no_nan"),
     "Pow": ("pow", "power"),
@@ -19,6 +19,11 @@ _CALLS = {
     "Mul": ("multiply",),
     "MatMul": ("matmul",),
     "Softmax": ("softmax",),
+}
+# Functions in which the op is one of several: they tell the line, but what they are given is not its operand.
+_INSIDE = {
+    "Sqrt": ("norm", "reduce_std", "std", "cosine_similarity"),
+    "Rsqrt": ("l2_normalize", "normalize"),
 }
 _OPERATORS: dict[str, tuple[type[ast.operator], ...]] = {
     "RealDiv": (ast.Div,),
@@ -59,7 +64,9 @@ def line_of(op: str, file: str, line: int, turn: int = 0, turns: int = 1) -> int
         turn: Which of the ops of this type that the statement made it is, in the order in which they were made.
         turns: How many the statement made.
     """
-    found = sorted(_makers(op, file, line), key=lambda node: (node.end_lineno or 0, node.end_col_offset or 0))
+    found = sorted(
+        _makers(op, file, line, with_inside=True), key=lambda node: (node.end_lineno or 0, node.end_col_offset or 0)
+    )
     if not found or (len(found) != turns and any(_own_line(node) == line for node in found)):
         return line
     if len(found) == turns:
@@ -73,12 +80,12 @@ def _own_line(node: ast.BinOp | ast.Call) -> int:
     return node.func.end_lineno or node.lineno
 
 
-def _makers(op: str, file: str, line: int) -> list[ast.BinOp | ast.Call]:
+def _makers(op: str, file: str, line: int, *, with_inside: bool = False) -> list[ast.BinOp | ast.Call]:
     """The calls and operators in the statement at a line that make an op of the given type."""
     statement = _statement(file, line)
     if statement is None:
         return []
-    calls = (*_CALLS.get(op, ()), op.lower())
+    calls = (*_CALLS.get(op, ()), op.lower(), *(_INSIDE.get(op, ()) if with_inside else ()))
     found: list[ast.BinOp | ast.Call] = []
     for node in ast.walk(statement):
         if isinstance(node, ast.BinOp) and isinstance(node.op, _OPERATORS.get(op, ())):
