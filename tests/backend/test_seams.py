@@ -133,6 +133,8 @@ def test_keras_optimizer_apply_is_gone_through_by_every_update(name: str, count:
     """`apply_gradients` of every optimizer calls the base class's `apply` once, and `iterations` counts it."""
     if not hasattr(keras.optimizers, name):
         pytest.skip("this Keras has no such optimizer")
+    if name == "Muon" and tuple(map(int, keras.__version__.split(".")[:2])) < (3, 13):
+        pytest.skip("this Keras cannot update with Muon on TensorFlow")
     optimizer = getattr(keras.optimizers, name)(0.1)
     variable = keras.Variable(np.ones((2, 2)), dtype="float32")
     calls = count(seams.keras_optimizer_class(), "apply")
