@@ -14,6 +14,15 @@ from nanguard.backend.values import is_finite
 from nanguard.guard import variables as script_variables
 from nanguard.guard.graph import Check, GraphWatch, Sighting
 
+# The attributes by which an op names the functions that it runs.
+_CALLING = {
+    "PartitionedCall": ("f",),
+    "StatefulPartitionedCall": ("f",),
+    "While": ("body",),
+    "StatelessWhile": ("body",),
+    "If": ("then_branch", "else_branch"),
+    "StatelessIf": ("then_branch", "else_branch"),
+}
 _PATIENCE = 3  # false suspicions before an output is taken to be a metric
 
 
@@ -89,6 +98,6 @@ class CompiledWatch:
         seen.add(id(graph))
         found = list(self._graph.compiled.get(graph, ()))
         for op in graph.get_operations():
-            if op.type in ("PartitionedCall", "StatefulPartitionedCall"):
-                found += self._checks(graphs.called(graph, op.get_attr("f").name), seen)
+            for attribute in _CALLING.get(op.type, ()):
+                found += self._checks(graphs.called(graph, op.get_attr(attribute).name), seen)
         return found
