@@ -25,7 +25,6 @@ _READS = frozenset({"ReadVariableOp", "ResourceGather", "ResourceGatherNd"})
 _SOFTMAXES = frozenset(
     {"Softmax", "LogSoftmax", "SoftmaxCrossEntropyWithLogits", "SparseSoftmaxCrossEntropyWithLogits"}
 )
-_MASKING = frozenset({*_SOFTMAXES, "Mul", "Sub", "MatMul", "BatchMatMulV2", "AddV2"})
 _CLIPPERS = frozenset({"clip_by_global_norm", "clip_by_norm", "global_norm", "clip_by_average_norm", "_clip_gradients"})
 
 _NORM_OPS = frozenset({"L2Loss", "Square", "Sum", "Mul", "RealDiv"})
