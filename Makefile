@@ -47,6 +47,14 @@ accuracy: $(READY) ## run the scripts of tests/cases and compare what was found 
 bench: $(READY) ## measure what watching costs; ARGS=--short
 	$(BIN)/python -m benchmarks.overhead $(ARGS)
 
+.PHONY: verify
+verify: $(READY) ## compare each op and loss with its plain peers on every number there is; ARGS=--short
+	$(BIN)/python -m verification $(ARGS)
+
+.PHONY: reference
+reference: $(READY) ## write the reference pages of docs/ from the docstrings
+	$(BIN)/python tools/reference.py
+
 .PHONY: compat
 compat: $(VENV)-oldest/.ready $(VENV)-newest/.ready ## run the tests on the oldest and the newest TensorFlow and Keras
 	$(VENV)-oldest/bin/python -m pytest $(ARGS)

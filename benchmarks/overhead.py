@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -17,13 +16,14 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import IO
 
+from benchmarks.pages import Spread, conditions, count, table_row, verdict, write_section
+
 ROOT = Path(__file__).parents[1]
 SCRIPT = "benchmarks/workloads.py"
-BEGIN, END = "<!-- begin: overhead -->", "<!-- end: overhead -->"
+SECTION = "overhead"
 
 PLAIN = "plain"
 # A second plain process in the same rounds: what its ratio strays from 1 by is the error of the method.
@@ -170,23 +170,6 @@ class WorkerError(Exception):
 
 
 @dataclass(frozen=True)
-class Spread:
-    """The median of some ratios and the quartiles around it."""
-
-    lower: float
-    median: float
-    upper: float
-
-    @classmethod
-    def of(cls, ratios: Sequence[float]) -> Spread:
-        """Takes the quartiles of at least two ratios."""
-        return cls(*statistics.quantiles(ratios, n=4, method="inclusive"))
-
-    def __str__(self) -> str:
-        return f"{self.median:.3f} ({self.lower:.3f} to {self.upper:.3f})"
-
-
-@dataclass(frozen=True)
 class Row:
     """How one arm compares with plain on one workload."""
 
@@ -305,41 +288,6 @@ def incident(*, repeats: int, threads: int) -> Delay:
     )
 
 
-def count(number: int, noun: str) -> str:
-    """Puts a number before its noun."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
-def conditions(*, rounds: int, threads: int) -> str:
-    """Says on what and how it was measured, in one sentence."""
-    versions = []
-    for label, packages in {"TensorFlow": ("tensorflow", "tensorflow-cpu"), "Keras": ("keras",)}.items():
-        for package in packages:
-            try:
-                versions.append(f"{label} {metadata.version(package)}")
-                break
-            except metadata.PackageNotFoundError:
-                continue
-    machine = f"{processor()}, {count(os.cpu_count() or 1, 'core')}, {platform.system()}"
-    software = f"Python {platform.python_version()}, {', '.join(versions)}"
-    return f"{machine}; {software}; {count(threads, 'thread')} in each of TensorFlow's pools; {count(rounds, 'round')}."
-
-
-def processor() -> str:
-    """Gives the processor's name as the system tells it."""
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text("utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
-
-
-def verdict(is_met: bool) -> str:
-    """Names the outcome of a bar."""
-    return "pass" if is_met else "**miss**"
-
-
 def tables(rows: Sequence[Row], delays: Sequence[Delay]) -> str:
     """Writes the figures as Markdown."""
     lines = [
@@ -357,25 +305,6 @@ def tables(rows: Sequence[Row], delays: Sequence[Delay]) -> str:
         seconds, bar = f"{delay.seconds:.2f}", f"{delay.bar:.1f}"
         lines.append(table_row(delay.what, seconds, delay.note, bar, verdict(delay.is_met)))
     return "\n".join(lines)
-
-
-def table_row(*cells: str) -> str:
-    """Writes one row of a Markdown table."""
-    return f"| {' | '.join(cells)} |"
-
-
-def write_between_markers(path: Path, text: str) -> None:
-    """Replaces what stands between the markers of a page.
-
-    Raises:
-        ValueError: If the page lacks the markers.
-    """
-    page = path.read_text("utf-8")
-    before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"`{path}` must hold the lines {BEGIN} and {END}. Add them where the tables belong.")
-    path.write_text(f"{before}{begin}\n{text}\n{end}{after}", "utf-8")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -414,10 +343,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 2
 
-    text = f"{conditions(rounds=rounds, threads=options.threads)}\n\n{tables(rows, delays)}"
+    threads = f"{count(options.threads, 'thread')} in each of TensorFlow's pools"
+    text = f"{conditions(threads, count(rounds, 'round'))}\n\n{tables(rows, delays)}"
     print(text)
     if options.markdown:
-        write_between_markers(options.markdown, text)
+        write_section(options.markdown, SECTION, text)
     if options.short:
         return 0
     return 0 if all(row.is_met for row in rows) and all(delay.is_met for delay in delays) else 1

@@ -2,14 +2,16 @@
 
 The cured twin of `diabetes_where_nan.py`, whose `tf.where` guards the value and not the gradient.
 
-Changed: the input of the power is made safe by a `tf.where` of its own, so that the branch that is not taken has a
-finite slope too. Zero times a finite slope is 0.
+Changed: `select` makes the input of the power safe before it makes the choice, so that the branch that is not taken has
+a finite slope too. Zero times a finite slope is 0.
 """
 
 import keras
 import numpy as np
 import tensorflow as tf
 from sklearn.datasets import load_diabetes
+
+import nanguard as ng
 
 BATCH_SIZE = 32
 
@@ -18,8 +20,7 @@ keras.utils.set_random_seed(12)
 
 def bent_relu(x: tf.Tensor) -> tf.Tensor:
     """A relu whose upper half is bent, so that large inputs count less."""
-    safe = tf.where(x > 0.0, x, 1.0)
-    return tf.where(x > 0.0, tf.pow(safe, 0.8), 0.0)
+    return ng.ops.select(x > 0.0, lambda safe: tf.pow(safe, 0.8), x)
 
 
 measurements, score = load_diabetes(return_X_y=True)

@@ -2,13 +2,15 @@
 
 The cured twin of `digits_attention_nan.py`, whose softmax is NaN where every row of a quarter is masked.
 
-Changed: blank rows are masked with a large negative number in the place of minus infinity. Beside an inked row their
-weight is still exactly 0; in a quarter without ink all rows weigh the same.
+Changed: the softmax is nanguard's and takes the mask itself. The weight of a blank row is exactly 0, also in a quarter
+that has no other.
 """
 
 import keras
 import tensorflow as tf
 from sklearn.datasets import load_digits
+
+import nanguard as ng
 
 keras.utils.set_random_seed(10)
 
@@ -25,8 +27,7 @@ class AttentionPooling(keras.layers.Layer):
         """Pools `(batch, quarter, row, pixel)` to `(batch, quarter, units)`."""
         has_ink = tf.reduce_any(rows > 0.0, axis=-1)
         scores = tf.squeeze(self.score(self.value(rows)), axis=-1)
-        scores = tf.where(has_ink, scores, -1e9)
-        weights = tf.nn.softmax(scores, axis=-1)
+        weights = ng.ops.softmax(scores, axis=-1, mask=has_ink)
         return tf.reduce_sum(weights[..., None] * self.value(rows), axis=-2)
 
 

@@ -2,13 +2,16 @@
 
 The cured twin of `wine_few_labels_nan.py`, whose masked mean divides 0 by 0 in a batch that has no label.
 
-Changed: `divide_no_nan` makes that mean 0, in value and gradient: a batch without labels teaches the autoencoder alone.
+Changed: the quotient is nanguard's, which is 0 where the denominator is, in value and gradient: a batch without labels
+teaches the autoencoder alone.
 """
 
 import keras
 import numpy as np
 import tensorflow as tf
 from sklearn.datasets import load_wine
+
+import nanguard as ng
 
 BATCH_SIZE = 16
 EPOCHS = 10
@@ -39,7 +42,7 @@ for epoch in range(EPOCHS):
             reconstruction = tf.reduce_mean(tf.square(decoder(code) - batch))
             losses = tf.nn.sparse_softmax_cross_entropy_with_logits(cultivar[rows], classifier(code))
             mask = tf.constant(is_labelled[rows])
-            supervised = tf.math.divide_no_nan(tf.reduce_sum(losses * mask), tf.reduce_sum(mask))
+            supervised = ng.ops.divide(tf.reduce_sum(losses * mask), tf.reduce_sum(mask))
             loss = supervised + reconstruction
         gradients = tape.gradient(loss, variables)
         optimizer.apply(gradients, variables)

@@ -1,4 +1,4 @@
-"""Finds where a TensorFlow or Keras training turned NaN, and why.
+"""Finds where a TensorFlow or Keras training turned NaN, and why, and has the ops and losses that do not.
 
 Importing this package loads no TensorFlow; each room below it is loaded when it is first touched.
 """
@@ -18,7 +18,7 @@ _HOMES = {
     "Report": "nanguard.report",
     "UsageError": "nanguard.errors",
 }
-_ROOMS = ("hazards", "report")
+_ROOMS = ("hazards", "losses", "ops", "report", "testing")
 
 __all__ = [
     "Incident",
@@ -29,7 +29,10 @@ __all__ = [
     "UsageError",
     "__version__",
     "hazards",
+    "losses",
+    "ops",
     "report",
+    "testing",
 ]
 
 

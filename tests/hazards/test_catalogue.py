@@ -87,7 +87,7 @@ rsqrt(0) is infinite.
             below 3e-8 is 0 in float16.
   needs     x > 0
   cure      Add an epsilon of the size that layers use, tf.math.rsqrt(variance + 1e-6),
-            or bound x from below by one.
+            or take ng.ops.rsqrt(x), which stays finite at 0 without one.
   bad       x = tf.constant([3.0, 3.0])
             (x - 3.0) * tf.math.rsqrt(tf.math.reduce_variance(x))
   good      x = tf.constant([3.0, 3.0])
@@ -180,12 +180,13 @@ def test_struck_by_gives_the_region_to_mask_with():
 
 
 def test_rewrite_takes_the_floor_from_the_dtype():
-    """A rewriting holds the limits of the operand's dtype, and there is none where no one call is the cure."""
-    rewrite = hazards.LOG_OF_NONPOSITIVE.rewrite
-    assert rewrite("Log", ["p"], "float16") == "tf.math.log(tf.maximum(p, 6.1e-05))"
-    assert rewrite("Log", ["p"], "float64") == "tf.math.log(tf.maximum(p, 1.5e-154))"
-    assert hazards.EXP_OVERFLOW.rewrite("Exp", ["a * b"], "bfloat16") == "tf.exp(tf.minimum(a * b, 88.0))"
-    assert hazards.DEGENERATE_MATRIX.rewrite("Cholesky", ["a"], "float32") is None
+    """A rewriting is an op of nanguard or holds the limits of the dtype; there is none where no one call is the cure."""
+    assert hazards.LOG_OF_NONPOSITIVE.rewrite("Log", ["p"], "float16") == "ng.ops.log(p)"
+    rewrite = hazards.GAMMA_OF_NONPOSITIVE.rewrite
+    assert rewrite("Lgamma", ["p"], "float16") == "tf.math.lgamma(tf.maximum(p, 6.1e-05))"
+    assert rewrite("Lgamma", ["p"], "float64") == "tf.math.lgamma(tf.maximum(p, 1.5e-154))"
+    assert hazards.EXP_OVERFLOW.rewrite("Cosh", ["a"], "bfloat16") == "tf.cosh(tf.clip_by_value(a, -88.0, 88.0))"
+    assert hazards.DEGENERATE_MATRIX.rewrite("MatrixInverse", ["a"], "float32") is None
 
 
 def test_importing_the_catalogue_is_light():

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import nanguard
 from nanguard import hazards
 
 STATELESS = [
@@ -23,7 +24,7 @@ def value_of(code: str):
     """Runs the lines of an example and gives the value of its last expression."""
     *lines, last = ast.parse(code).body
     assert isinstance(last, ast.Expr)
-    scope = {"tf": tf, "keras": keras, "np": np}
+    scope = {"tf": tf, "keras": keras, "np": np, "ng": nanguard}
     exec(compile(ast.Module(lines, []), "<example>", "exec"), scope)
     return eval(compile(ast.Expression(last.value), "<example>", "eval"), scope)
 

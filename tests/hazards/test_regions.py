@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import nanguard
 from nanguard import hazards
 from nanguard.intervals import FLOAT_FORMATS, exactly, float_format
 
@@ -151,7 +152,7 @@ def test_replacement_cures(hazard, op, dtype):
     code = hazard.rewrite(op, ["a", "b"][: len(operands)], dtype)
     with tf.GradientTape() as tape:
         tape.watch(operands)
-        y = eval(code, {"tf": tf, "a": operands[0], "b": operands[-1]})
+        y = eval(code, {"tf": tf, "ng": nanguard, "a": operands[0], "b": operands[-1]})
     for finite in map(_is_finite, (y, *_gradients(tape, y, operands))):
         assert finite.all(), list(np.array(columns).T[rows][~finite])
 

@@ -56,8 +56,8 @@ LOG_OF_NEGATIVE = Hazard(
         "linear one or with tf.math.log1p for counts, rather than clamping a number that means something else."
     ),
     replacements={
-        "Log": "tf.math.log(tf.maximum({0}, {floor}))",
-        "Xlogy": "tf.math.xlogy({0}, tf.maximum({1}, {floor}))",
+        "Log": "ng.ops.log({0})",
+        "Xlogy": "ng.ops.xlogy({0}, {1})",
     },
     why=(
         "A negative argument is rarely rounding: a linear output went into a Poisson loss, a difference came out "
@@ -84,12 +84,12 @@ LOG_OF_NONPOSITIVE = Hazard(
     ),
     needs="x > 0",
     cure=(
-        "Bound x from below by a floor such as tf.maximum(x, 1.1e-19), or for a probability take the logarithm from "
-        "the logits (from_logits=True)."
+        "Take ng.ops.log(x), which stops at a floor, as tf.math.log(tf.maximum(x, 1.1e-19)) does, or for a probability "
+        "take the logarithm from the logits (from_logits=True)."
     ),
     replacements={
-        "Log": "tf.math.log(tf.maximum({0}, {floor}))",
-        "Xlogy": "tf.math.xlogy({0}, tf.maximum({1}, {floor}))",
+        "Log": "ng.ops.log({0})",
+        "Xlogy": "ng.ops.xlogy({0}, {1})",
     },
     why=(
         "A 0 comes from a relu, a normalised count, a saturated probability, an empty class. The floor is the square "
@@ -117,11 +117,11 @@ LOG1P_AT_OR_BELOW_MINUS_ONE = Hazard(
     ),
     needs="x > -1",
     cure=(
-        "Bound x from below by the number next above -1, or for log1p(-p) of a probability take "
+        "Take ng.ops.log1p(x), which stops at the number next above -1, or for log1p(-p) of a probability "
         "tf.math.log_sigmoid(-logits)."
     ),
     replacements={
-        "Log1p": "tf.math.log1p(tf.maximum({0}, -1.0 + {eps}))",
+        "Log1p": "ng.ops.log1p({0})",
         "Xlog1py": "tf.math.xlog1py({0}, tf.maximum({1}, -1.0 + {eps}))",
     },
     why=(
@@ -149,15 +149,15 @@ DIVISION_BY_ZERO = Hazard(
     ),
     needs="a denominator other than 0",
     cure=(
-        "Write tf.math.divide_no_nan(x, y), which is 0 where y is 0, in value and gradient, or bound a denominator "
-        "that cannot be negative from below, tf.maximum(y, tiny)."
+        "Take ng.ops.divide(x, y), which is 0 where y is, or is too small to divide by, in value and gradient; "
+        "tf.math.divide_no_nan(x, y) does so at exactly 0. A masked mean is ng.ops.mean(x, mask=mask)."
     ),
     replacements={
-        "RealDiv": "tf.math.divide_no_nan({0}, {1})",
-        "Div": "tf.math.divide_no_nan({0}, {1})",
-        "Xdivy": "tf.math.divide_no_nan({0}, {1})",
-        "Reciprocal": "tf.math.reciprocal_no_nan({0})",
-        "Inv": "tf.math.reciprocal_no_nan({0})",
+        "RealDiv": "ng.ops.divide({0}, {1})",
+        "Div": "ng.ops.divide({0}, {1})",
+        "Xdivy": "ng.ops.divide({0}, {1})",
+        "Reciprocal": "ng.ops.reciprocal({0})",
+        "Inv": "ng.ops.reciprocal({0})",
     },
     why=(
         "Denominators that count or measure something are 0 in the rare batch: a masked mean with nothing left, Dice "
@@ -181,11 +181,11 @@ SQRT_OF_NEGATIVE = Hazard(
     needs="x >= 0",
     cure=(
         "Compute what cannot be negative in a form that cannot round below 0 (tf.math.reduce_variance, "
-        "tf.math.squared_difference), or bound it from below, tf.sqrt(tf.maximum(x, 1.1e-19))."
+        "tf.math.squared_difference), or take ng.ops.sqrt(x), which is 0 there."
     ),
     replacements={
-        "Sqrt": "tf.sqrt(tf.maximum({0}, {floor}))",
-        "Rsqrt": "tf.math.rsqrt(tf.maximum({0}, {eps}))",
+        "Sqrt": "ng.ops.sqrt({0})",
+        "Rsqrt": "ng.ops.rsqrt({0})",
     },
     why=(
         "Mean of squares minus square of the mean, or |a|^2 + |b|^2 - 2ab for a distance, cancels: two large numbers "
@@ -212,8 +212,11 @@ RSQRT_OF_ZERO = Hazard(
     calls=("tf.math.rsqrt", "keras.ops.rsqrt"),
     strikes=near_zero(0),
     needs="x > 0",
-    cure="Add an epsilon of the size that layers use, tf.math.rsqrt(variance + 1e-6), or bound x from below by one.",
-    replacements={"Rsqrt": "tf.math.rsqrt(tf.maximum({0}, {eps}))"},
+    cure=(
+        "Add an epsilon of the size that layers use, tf.math.rsqrt(variance + 1e-6), or take ng.ops.rsqrt(x), which "
+        "stays finite at 0 without one."
+    ),
+    replacements={"Rsqrt": "ng.ops.rsqrt({0})"},
     why=(
         "A variance is exactly 0 for a constant channel, a blank image, or one sample. The gradient grows as x ** "
         "-1.5, so a tiny epsilon is not enough: 1e-30 keeps the value finite and makes the gradient overflow. An "
@@ -240,10 +243,10 @@ POW_OF_NEGATIVE_BASE = Hazard(
     strikes=(Region(operand=0, within=below(0), is_certain=False),),
     needs="x >= 0, or a whole exponent",
     cure=(
-        "Say which power is meant: tf.pow(tf.maximum(x, 1.1e-19), y) if negatives are noise, tf.sign(x) * "
+        "Say which power is meant: ng.ops.pow(x, y), which counts them as 0, if negatives are noise, tf.sign(x) * "
         "tf.pow(tf.abs(x) + 1e-12, y) if they count."
     ),
-    replacements={"Pow": "tf.pow(tf.maximum({0}, {floor}), {1})"},
+    replacements={"Pow": "ng.ops.pow({0}, {1})"},
     why=(
         "Gamma correction of an image that was centred, focal weights of a loss that is negative, a learning rate "
         "that decays as (1 - step / total) ** 0.9 beyond its total. A whole exponent, which 2.0 is, does no harm, so "
@@ -286,14 +289,14 @@ INVERSE_FUNCTION_OUTSIDE_DOMAIN = Hazard(
         "-1 <= x <= 1 for acos and asin, the open interval for atanh and erfinv, 0 < p < 1 for ndtri, x >= 1 for acosh"
     ),
     cure=(
-        "Clip x to a little inside the domain, tf.clip_by_value(x, -1 + 1e-6, 1 - 1e-6) in float32, or measure an "
-        "angle by tf.atan2(sine, cosine), which takes all numbers."
+        "Take the op of ng.ops (acos, asin, atanh, acosh, erfinv, ndtri), which stops at the end of the domain, clip "
+        "x a little inside, tf.clip_by_value(x, -1 + 1e-6, 1 - 1e-6), or measure an angle by tf.atan2(sine, cosine)."
     ),
     replacements={
-        "Acos": "tf.acos(tf.clip_by_value({0}, -1.0 + {eps}, 1.0 - {eps}))",
-        "Asin": "tf.asin(tf.clip_by_value({0}, -1.0 + {eps}, 1.0 - {eps}))",
-        "Atanh": "tf.atanh(tf.clip_by_value({0}, -1.0 + {eps}, 1.0 - {eps}))",
-        "Acosh": "tf.acosh(tf.maximum({0}, 1.0 + {eps}))",
+        "Acos": "ng.ops.acos({0})",
+        "Asin": "ng.ops.asin({0})",
+        "Atanh": "ng.ops.atanh({0})",
+        "Acosh": "ng.ops.acosh({0})",
         "Erfinv": "tf.math.erfinv(tf.clip_by_value({0}, -1.0 + {eps}, 1.0 - {eps}))",
         "Ndtri": "tf.math.ndtri(tf.clip_by_value({0}, {eps}, 1.0 - {eps}))",
     },
@@ -319,8 +322,11 @@ POW_OF_ZERO_TO_NEGATIVE_POWER = Hazard(
         for zero in near_zero(0)
     ),
     needs="x > 0 where the exponent is negative",
-    cure="Bound the base from below by an epsilon that its power can bear, tf.pow(tf.maximum(x, 1e-6), y).",
-    replacements={"Pow": "tf.pow(tf.maximum({0}, {eps}), {1})"},
+    cure=(
+        "Take ng.ops.pow(x, y), or bound the base from below by an epsilon that its power can bear, "
+        "tf.pow(tf.maximum(x, 1e-6), y)."
+    ),
+    replacements={"Pow": "ng.ops.pow({0}, {1})"},
     why=(
         "It is a division by zero in other clothes: degree ** -0.5 of a graph node without edges, inverse-distance "
         "weights of a point with itself, 1 / variance. The epsilon is raised to the same power, and the gradient to "

@@ -41,8 +41,8 @@ GRADIENT_PENALTY_NORM_AT_ZERO = Hazard(
     calls=("tf.norm", "tf.sqrt", "keras.ops.norm", "keras.ops.sqrt"),
     needs="a norm above 0",
     cure=(
-        "Take the norm as tf.sqrt(tf.reduce_sum(g ** 2, axis=1) + 1e-12), or penalise the squared norm, which needs "
-        "no root."
+        "Take ng.ops.norm(g, axis=1), whose gradient at 0 is 0 and can be differentiated again, or penalise the "
+        "squared norm, which needs no root."
     ),
     why=(
         "WGAN-GP and its kin differentiate a norm of gradients once more. A critic with dead relus, zero weights or a "
@@ -85,7 +85,7 @@ WHERE_GRADIENT_TRAP = Hazard(
     needs="an input that is safe for both branches",
     cure=(
         "Write where twice: first a safe input, safe = tf.where(x > 0, x, 1.0), then the choice, tf.where(x > 0, "
-        "tf.math.log(safe), 0.0)."
+        "tf.math.log(safe), 0.0). ng.ops.select(x > 0, tf.math.log, x) does both."
     ),
     why=(
         "Both branches are always computed, forward and backward. The branch that is not chosen gets a gradient of 0, "
@@ -123,12 +123,12 @@ SQRT_GRADIENT_AT_ZERO = Hazard(
     ),
     needs="x > 0",
     cure=(
-        "Add an epsilon under the root, tf.sqrt(tf.reduce_sum(x ** 2) + 1e-12), or bound it from below, "
-        "tf.sqrt(tf.maximum(x, 1.1e-19)); where only order matters, use the square itself."
+        "Take ng.ops.sqrt(x), ng.ops.norm(x) or ng.ops.std(x), whose gradient at 0 is 0, or add an epsilon under the "
+        "root, tf.sqrt(tf.reduce_sum(x ** 2) + 1e-12); where only order matters, use the square itself."
     ),
     replacements={
-        "Sqrt": "tf.sqrt(tf.maximum({0}, {floor}))",
-        "Rsqrt": "tf.math.rsqrt(tf.maximum({0}, {eps}))",
+        "Sqrt": "ng.ops.sqrt({0})",
+        "Rsqrt": "ng.ops.rsqrt({0})",
     },
     why=(
         "A distance of a point to itself, the norm of a padded row, the deviation of a constant, a silent STFT frame: "
@@ -160,8 +160,8 @@ POW_GRADIENT_AT_ZERO = Hazard(
         Region(0, _inverse_square_overflows, also=(Region(operand=1, within=below(0)),), is_certain=False),
     ),
     needs="x > 0, or an exponent of at least 1",
-    cure="Bound the base from below by a floor, tf.pow(tf.maximum(x, 1.1e-19), y).",
-    replacements={"Pow": "tf.pow(tf.maximum({0}, {floor}), {1})"},
+    cure="Take ng.ops.pow(x, y), or bound the base from below by a floor, tf.pow(tf.maximum(x, 1.1e-19), y).",
+    replacements={"Pow": "ng.ops.pow({0}, {1})"},
     why=(
         "The slope is y * x ** (y - 1), a division by zero for y < 1. It meets focal losses with gamma < 1, gamma "
         "correction of black pixels, the exponents of SSIM, generalised means. The value is 0 and looks fine. With "
@@ -194,14 +194,14 @@ INVERSE_TRIG_GRADIENT_AT_END = Hazard(
     ),
     needs="-1 < x < 1 (x > 1 for acosh)",
     cure=(
-        "Clip x to a little inside the ends, tf.clip_by_value(x, -1 + 1e-6, 1 - 1e-6) in float32, or measure an angle "
-        "by tf.atan2(sine, cosine)."
+        "Take ng.ops.acos(x) or its kin, whose slope at the ends is bounded, clip x to a little inside them, "
+        "tf.clip_by_value(x, -1 + 1e-6, 1 - 1e-6) in float32, or measure an angle by ng.ops.atan2(sine, cosine)."
     ),
     replacements={
-        "Acos": "tf.acos(tf.clip_by_value({0}, -1.0 + {eps}, 1.0 - {eps}))",
-        "Asin": "tf.asin(tf.clip_by_value({0}, -1.0 + {eps}, 1.0 - {eps}))",
-        "Atanh": "tf.atanh(tf.clip_by_value({0}, -1.0 + {eps}, 1.0 - {eps}))",
-        "Acosh": "tf.acosh(tf.maximum({0}, 1.0 + {eps}))",
+        "Acos": "ng.ops.acos({0})",
+        "Asin": "ng.ops.asin({0})",
+        "Atanh": "ng.ops.atanh({0})",
+        "Acosh": "ng.ops.acosh({0})",
     },
     why=(
         "The angle between equal vectors is acos(1) = 0, and its slope is -1 / sqrt(1 - x * x). Clipping to [-1, 1] "
@@ -227,7 +227,11 @@ ATAN2_GRADIENT_AT_ORIGIN = Hazard(
         ),
     ),
     needs="a point other than (0, 0)",
-    cure="Move the origin by a safe input: tf.atan2(y, tf.where((x == 0) & (y == 0), tf.ones_like(x), x)).",
+    cure=(
+        "Take ng.ops.atan2(y, x), whose gradient at the origin is 0, or move the origin by a safe input: tf.atan2(y, "
+        "tf.where((x == 0) & (y == 0), tf.ones_like(x), x))."
+    ),
+    replacements={"Atan2": "ng.ops.atan2({0}, {1})"},
     why=(
         "The slope is (x, -y) / (x * x + y * y). The angle of a zero vector has no meaning, and padded keypoints, "
         "silent spectrum bins and freshly initialised outputs are such vectors. Components below 1e-19 are as bad as "
@@ -253,13 +257,13 @@ LOG_GRADIENT_AT_ZERO = Hazard(
     ),
     needs="x > 0",
     cure=(
-        "Give the logarithm a safe input, tf.math.log(tf.maximum(x, 1.1e-19)), whose gradient below the floor is 0, "
+        "Take ng.ops.log(x), whose gradient below the floor is 0, as that of tf.math.log(tf.maximum(x, 1.1e-19)) is, "
         "or write the loss from logits."
     ),
     replacements={
-        "Log": "tf.math.log(tf.maximum({0}, {floor}))",
-        "Log1p": "tf.math.log1p(tf.maximum({0}, -1.0 + {eps}))",
-        "Xlogy": "tf.math.xlogy({0}, tf.maximum({1}, {floor}))",
+        "Log": "ng.ops.log({0})",
+        "Log1p": "ng.ops.log1p({0})",
+        "Xlogy": "ng.ops.xlogy({0}, {1})",
     },
     why=(
         "The -inf of log(0) can be hidden in the forward pass, by a tf.where, a maximum over it or a division, while "
@@ -288,13 +292,13 @@ DIVISION_GRADIENT_AT_ZERO = Hazard(
     ),
     needs="a denominator above 5.4e-20 in float32",
     cure=(
-        "Bound the denominator from below, x / tf.maximum(y, 1e-7) where it cannot be negative, or make it safe with "
-        "a double where; an epsilon of 1e-20 protects the value only."
+        "Take ng.ops.divide(x, y), whose gradients are bounded, or bound the denominator from below, x / "
+        "tf.maximum(y, 1e-7), where it cannot be negative; an epsilon of 1e-20 protects the value only."
     ),
     replacements={
-        "RealDiv": "tf.math.divide_no_nan({0}, tf.where(tf.abs({1}) < {eps}, tf.zeros_like({1}), {1}))",
-        "DivNoNan": "tf.math.divide_no_nan({0}, tf.where(tf.abs({1}) < {eps}, tf.zeros_like({1}), {1}))",
-        "Reciprocal": "tf.math.reciprocal_no_nan(tf.where(tf.abs({0}) < {eps}, tf.zeros_like({0}), {0}))",
+        "RealDiv": "ng.ops.divide({0}, {1})",
+        "DivNoNan": "ng.ops.divide({0}, {1})",
+        "Reciprocal": "ng.ops.reciprocal({0})",
     },
     why=(
         "Where a tf.where or a mask hides x / 0, the gradient still divides by 0. With a denominator of 1e-20 the "

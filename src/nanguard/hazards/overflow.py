@@ -62,11 +62,11 @@ EXP_OVERFLOW = Hazard(
     needs="x <= 88.72 (float32, bfloat16), 11.08 (float16), 709.78 (float64)",
     cure=(
         "Use the function that never forms the large number (tf.math.softplus, tf.sigmoid, tf.nn.softmax, "
-        "tf.reduce_logsumexp), or bound the exponent: tf.exp(tf.minimum(x, 88.0)), and a log-variance to [-10, 10]."
+        "tf.reduce_logsumexp), or take ng.ops.exp(x), and bound a log-variance to [-10, 10]."
     ),
     replacements={
-        "Exp": "tf.exp(tf.minimum({0}, {exp_limit}))",
-        "Expm1": "tf.math.expm1(tf.minimum({0}, {exp_limit}))",
+        "Exp": "ng.ops.exp({0})",
+        "Expm1": "ng.ops.expm1({0})",
         "Sinh": "tf.sinh(tf.clip_by_value({0}, -{exp_limit}, {exp_limit}))",
         "Cosh": "tf.cosh(tf.clip_by_value({0}, -{exp_limit}, {exp_limit}))",
     },
@@ -120,7 +120,7 @@ ARITHMETIC_OVERFLOW = Hazard(
     needs="numbers whose product or sum stays below 3.4e38 (float32) or 65504 (float16)",
     cure=(
         "Find what made the operands so large: lower the learning rate, clip gradients by norm, scale the inputs; for "
-        "a norm or ratio of large numbers divide by the largest first."
+        "a norm of large numbers take ng.ops.norm(x), which divides by the largest first."
     ),
     why=(
         "A square overflows from 1.8e19 on and a mean sums before it divides, so numbers that are far from the limit "

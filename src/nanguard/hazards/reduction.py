@@ -26,8 +26,8 @@ EMPTY_REDUCTION = Hazard(
     ),
     needs="at least one element",
     cure=(
-        "Divide the sum by the number of elements yourself, tf.math.divide_no_nan(tf.reduce_sum(x), count), which is "
-        "0 for none; or skip the term for a batch that has nothing to average."
+        "Take ng.ops.mean(x, mask=kept), which is 0 where nothing is kept, or divide the sum yourself, "
+        "tf.math.divide_no_nan(tf.reduce_sum(x), count); or skip the term for a batch that has nothing to average."
     ),
     why=(
         "tf.boolean_mask keeps nothing in a batch without positives, a detector finds no box, the last batch is "
@@ -54,9 +54,10 @@ ALL_MASKED_SOFTMAX = Hazard(
     calls=("tf.nn.softmax", "tf.nn.log_softmax", "keras.ops.softmax", "keras.ops.log_softmax"),
     needs="at least one entry in each row that is not -inf",
     cure=(
-        "Mask with a large finite number, tf.where(mask, scores, -1e9) (scores.dtype.min in float16), and multiply "
-        "the output of rows without any entry by 0."
+        "Take ng.ops.softmax(scores, mask=mask), which is 0 in rows without any entry, or mask with a large finite "
+        "number, tf.where(mask, scores, -1e9) (scores.dtype.min in float16), and multiply such rows by 0."
     ),
+    replacements={"Softmax": "ng.ops.softmax({0})", "LogSoftmax": "ng.ops.log_softmax({0})"},
     why=(
         "The largest entry is subtracted first, and -inf minus -inf is NaN. A row is fully masked for a sequence of "
         "padding only, for the first query of a strict causal mask, or where two masks meet. One such row makes the "
@@ -76,8 +77,8 @@ CTC_INFEASIBLE = Hazard(
     calls=("tf.nn.ctc_loss", "tf.compat.v1.nn.ctc_loss", "keras.losses.CTC", "keras.ops.ctc_loss"),
     needs="frames >= length of the label + number of equal neighbours in it",
     cure=(
-        "Leave out rows whose label is too long for their frames, counting one more frame for each pair of equal "
-        "neighbours, or let the encoder keep more frames (smaller strides)."
+        "Take ng.losses.CTC(), which leaves out rows whose label is too long for their frames (one frame more for each "
+        "pair of equal neighbours), or let the encoder keep more frames (smaller strides)."
     ),
     why=(
         "Equal neighbours need a blank between them, so 'aa' takes three frames: a check of the bare lengths is not "
@@ -131,9 +132,10 @@ DEGENERATE_MATRIX = Hazard(
     ),
     needs="a positive definite or invertible matrix, well away from the edge",
     cure=(
-        "Add jitter to the diagonal, a + 1e-6 * tf.eye(n) scaled to the size of a, or build the matrix from a factor, "
-        "l @ transpose(l) + jitter, so that it cannot degenerate."
+        "Take ng.ops.cholesky(a), which adds as little to the diagonal as it takes, add jitter yourself, "
+        "a + 1e-6 * tf.eye(n) scaled to the size of a, or build the matrix from a factor, l @ transpose(l) + jitter."
     ),
+    replacements={"Cholesky": "ng.ops.cholesky({0})"},
     why=(
         "tf.linalg.cholesky fills its result with NaN and says nothing; so do lstsq and logdet, which stand on it, "
         "and a triangular solve divides by a zero pivot. inv, solve and det of a singular matrix are an error on the "

@@ -1,0 +1,201 @@
+"""Exponentials that cannot overflow, and the logarithms of sums of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import tensorflow as tf
+
+from nanguard.hazards import EXP_OVERFLOW, LOG_OF_SATURATED_PROBABILITY
+from nanguard.ops._bounds import ClampGradient, check_choice, format_of, largest_slope, next_above, pass_where_positive
+from nanguard.ops._operation import TensorLike, cures, to_float
+
+
+@cures(EXP_OVERFLOW, replaces=("tf.exp", "keras.ops.exp", "tf.math.exp"))
+def exp(x: TensorLike, *, gradient: ClampGradient = "straight_through") -> tf.Tensor:
+    """Exponential that cannot overflow.
+
+    Computes `exp(min(x, limit))`, where `limit` is the largest number whose exponential is finite. Up to there the
+    value is exactly that of `tf.exp`. So is the gradient, `exp(x)`, while its square is finite: up to 43.6 in float32
+    and bfloat16, 354 in float64. From there on it stays at that largest slope, 9.2e+18 in float32, and in float16 at
+    16384 from 9.7 on.
+
+    A NaN in `x` comes out as NaN; infinity gives the largest value.
+
+    Args:
+        x: Floating tensor, any shape.
+        gradient: What an entry beyond the limit learns: "straight_through" for the largest slope, or "zero". Straight
+            through is the default, since what has overflowed must be able to come back.
+
+    Returns:
+        Tensor of the shape and dtype of `x`; finite for any number.
+
+    Example:
+
+    >>> y = exp([0.0, 1000.0, float("nan")])
+    >>> tf.math.is_finite(y).numpy()
+    array([ True,  True, False])
+
+    Cures:
+        NG201 exp-overflow
+    """
+    return _exponential(tf.exp, x, gradient)
+
+
+@cures(EXP_OVERFLOW, replaces=("tf.math.expm1", "keras.ops.expm1"))
+def expm1(x: TensorLike, *, gradient: ClampGradient = "straight_through") -> tf.Tensor:
+    """`exp(x) - 1`, accurate near 0, that cannot overflow.
+
+    Computes `expm1(min(x, limit))`, where `limit` is the largest number whose exponential is finite. Up to there the
+    value is exactly that of `tf.math.expm1`. Gradient and edges are those of `exp`.
+
+    A NaN in `x` comes out as NaN; infinity gives the largest value.
+
+    Args:
+        x: Floating tensor, any shape.
+        gradient: What an entry beyond the limit learns: "straight_through" for the largest slope, or "zero". Straight
+            through is the default, as in `exp`.
+
+    Returns:
+        Tensor of the shape and dtype of `x`; finite for any number.
+
+    Example:
+
+    >>> tf.math.is_finite(expm1([1e-10, 1000.0])).numpy()
+    array([ True,  True])
+
+    Cures:
+        NG201 exp-overflow
+    """
+    return _exponential(tf.math.expm1, x, gradient)
+
+
+@cures(
+    EXP_OVERFLOW,
+    replaces=("tf.math.softplus", "tf.nn.softplus", "keras.ops.softplus"),
+    aliases={"features": "x"},
+)
+def softplus(x: TensorLike) -> tf.Tensor:
+    """`log(1 + exp(x))` without the overflow of writing it so.
+
+    It is `tf.math.softplus`, which is finite in value and gradient for all finite numbers, given a place here since
+    the formula written by hand is not. Its gradient is the sigmoid of `x`.
+
+    A NaN in `x` comes out as NaN.
+
+    Args:
+        x: Floating tensor, any shape.
+
+    Returns:
+        Tensor of the shape and dtype of `x`.
+
+    Example:
+
+    >>> softplus([-1000.0, 0.0, 100.0]).numpy().round(3)
+    array([  0.   ,   0.693, 100.   ], dtype=float32)
+
+    Cures:
+        NG201 exp-overflow
+    """
+    return tf.math.softplus(to_float(x))
+
+
+@cures(
+    EXP_OVERFLOW,
+    LOG_OF_SATURATED_PROBABILITY,
+    replaces=("tf.math.log_sigmoid", "keras.ops.log_sigmoid"),
+)
+def log_sigmoid(x: TensorLike) -> tf.Tensor:
+    """`log(sigmoid(x))` of a logit, finite where the sigmoid rounds to 0.
+
+    It is `tf.math.log_sigmoid`, given a place here since `log(tf.sigmoid(x))` is not finite below -88 and gives a
+    confident mistake no gradient. Its gradient is `sigmoid(-x)`.
+
+    A NaN in `x` comes out as NaN.
+
+    Args:
+        x: Floating tensor of logits, any shape. The logarithm of the other probability is `log_sigmoid(-x)`.
+
+    Returns:
+        Tensor of the shape and dtype of `x`, `<= 0`.
+
+    Example:
+
+    >>> log_sigmoid([-1000.0, 0.0]).numpy().round(3)
+    array([-1.00e+03, -6.93e-01], dtype=float32)
+
+    Cures:
+        NG201 exp-overflow, NG103 log-of-saturated-probability
+    """
+    return tf.math.log_sigmoid(to_float(x))
+
+
+@cures(EXP_OVERFLOW)
+def logcosh(x: TensorLike) -> tf.Tensor:
+    """`log(cosh(x))` without overflow, and accurate near 0.
+
+    Like `x**2 / 2` near 0 and `abs(x) - log(2)` far from it, so a loss that forgives outliers. Computes
+    `log1p(cosh(x) - 1)` from the series of cosh where `abs(x) < 1`, and `abs(x) - log(2) + log1p(exp(-2 * abs(x)))`
+    elsewhere. The gradient is `tanh(x)`.
+
+    A NaN in `x` comes out as NaN.
+
+    Args:
+        x: Floating tensor, any shape. In float16 and bfloat16 it is computed in float32.
+
+    Returns:
+        Tensor of the shape and dtype of `x`, `>= 0`; finite for finite `x`.
+
+    Example:
+
+    >>> logcosh([-1.0, 0.0, 1000.0]).numpy().round(3)
+    array([4.34000e-01, 0.00000e+00, 9.99307e+02], dtype=float32)
+
+    Cures:
+        NG201 exp-overflow
+    """
+    x = to_float(x)
+    wide = tf.cast(x, tf.float32) if x.dtype.size == 2 else x
+    # Of the series of cosh, the terms that count up to 1: 1 / 12 is 2! / 4!, and so on.
+    ratios = [1 / ((2 * k - 1) * (2 * k)) for k in range(2, 11 if wide.dtype == tf.float64 else 7)]
+
+    @tf.custom_gradient  # type: ignore[untyped-decorator]
+    def log_of_cosh(x: tf.Tensor) -> tuple[tf.Tensor, object]:
+        size, square = tf.abs(x), tf.square(x)
+        series = tf.constant(1, x.dtype)
+        for ratio in reversed(ratios):
+            series = series * square * tf.constant(ratio, x.dtype) + 1
+        is_near = size < 1
+        inner = tf.where(is_near, series * square * 0.5, tf.exp(-2 * size))
+        outer = tf.where(is_near, tf.constant(0, x.dtype), size - math.log(2))
+        return outer + tf.math.log1p(inner), lambda upstream: upstream * tf.tanh(x)
+
+    return tf.cast(log_of_cosh(wide), x.dtype)
+
+
+logsigmoid = log_sigmoid
+"""`log_sigmoid` under a name that Keras had for it."""
+
+
+def _exponential(plain: Callable[[tf.Tensor], tf.Tensor], x: TensorLike, gradient: ClampGradient) -> tf.Tensor:
+    check_choice("gradient", gradient, ("zero", "straight_through"))
+    x = to_float(x)
+    limit = tf.constant(format_of(x).exp_limit, x.dtype)
+    steepest = tf.constant(largest_slope(x), x.dtype)
+
+    @tf.custom_gradient  # type: ignore[untyped-decorator]
+    def exponential(x: tf.Tensor) -> tuple[tf.Tensor, object]:
+        clamped = tf.minimum(x, limit)
+        y = plain(clamped)
+
+        def backward(upstream: tf.Tensor) -> tf.Tensor:
+            slope = y if plain is tf.exp else tf.exp(clamped)
+            upstream = upstream * tf.minimum(slope, steepest)
+            if gradient == "zero":
+                upstream = pass_where_positive(upstream, next_above(format_of(x).exp_limit, x.dtype) - x)
+            return upstream
+
+        return y, backward
+
+    return exponential(x)
