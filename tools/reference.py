@@ -37,8 +37,8 @@ def ops_page() -> Iterator[str]:
         NOTICE,
         "",
         "`import nanguard as ng`, then `ng.ops.log(x)` in the place of `tf.math.log(x)`. Every op takes tensors,",
-        "arrays, lists and the symbolic tensors of a Keras model, and is documented in full by `help(ng.ops.log)`. What",
-        "they promise and how it is shown: [verification](verification.md).",
+        "arrays, lists and the symbolic tensors of a Keras model, and is documented in full by `help(ng.ops.log)`.",
+        "What they promise and how it is shown: [verification](verification.md).",
     )
     for name, record in sorted(OPS.items()):
         yield from ("", f"## `{name}{signature(record.function)}`", "", summary(record.function), "")
@@ -58,8 +58,8 @@ def losses_page() -> Iterator[str]:
         NOTICE,
         "",
         "`ng.losses.BinaryCrossentropy()` in the place of `keras.losses.BinaryCrossentropy()`; all that Keras has is",
-        "there under the same name with the same arguments, and more. A sample of weight 0, or one that is masked, takes",
-        "no part, not even if it is NaN. Each is documented in full by `help(ng.losses.BinaryCrossentropy)`.",
+        "there under the same name with the same arguments, and more. A sample of weight 0, or one that is masked,",
+        "takes no part, not even if it is NaN. Each is documented in full by `help(ng.losses.BinaryCrossentropy)`.",
     )
     classes = {name: part for name, part in vars(losses).items() if inspect.isclass(part) and name[0].isupper()}
     functions = {name: part for name, part in vars(losses).items() if inspect.isfunction(part) and name[0] != "_"}

@@ -91,7 +91,7 @@ rsqrt(0) is infinite.
   bad       x = tf.constant([3.0, 3.0])
             (x - 3.0) * tf.math.rsqrt(tf.math.reduce_variance(x))
   good      x = tf.constant([3.0, 3.0])
-            (x - 3.0) * tf.math.rsqrt(tf.math.reduce_variance(x) + 1e-6)
+            (x - 3.0) * ng.ops.rsqrt(tf.math.reduce_variance(x))
   cause     div_by_zero
   measured  TensorFlow 2.21, Keras 3.15, on the CPU"""
     )
@@ -180,7 +180,7 @@ def test_struck_by_gives_the_region_to_mask_with():
 
 
 def test_rewrite_takes_the_floor_from_the_dtype():
-    """A rewriting is an op of nanguard or holds the limits of the dtype; there is none where no one call is the cure."""
+    """A rewriting is an op of nanguard or holds the dtype's limits; there is none where no one call is the cure."""
     assert hazards.LOG_OF_NONPOSITIVE.rewrite("Log", ["p"], "float16") == "ng.ops.log(p)"
     rewrite = hazards.GAMMA_OF_NONPOSITIVE.rewrite
     assert rewrite("Lgamma", ["p"], "float16") == "tf.math.lgamma(tf.maximum(p, 6.1e-05))"

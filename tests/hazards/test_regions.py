@@ -129,7 +129,7 @@ def test_backward_regions(op, dtype):
 @pytest.mark.parametrize("dtype", FLOAT_FORMATS)
 @pytest.mark.parametrize(
     ("hazard", "op"),
-    [(hazard, op) for hazard in hazards.ALL for op in hazard.replacements],
+    [(hazard, op) for hazard in hazards.ALL for op in hazard.replacements if _num_operands(op)],
     ids=lambda value: value if isinstance(value, str) else value.code,
 )
 def test_replacement_cures(hazard, op, dtype):
@@ -158,6 +158,32 @@ def test_replacement_cures(hazard, op, dtype):
 
 
 INF = math.inf
+
+
+@pytest.mark.parametrize("dtype", FLOAT_FORMATS)
+@pytest.mark.parametrize(
+    ("hazard", "op", "operand"),
+    [
+        (hazards.ALL_MASKED_SOFTMAX, "Softmax", [[0.0, 1.0], [-INF, -INF]]),
+        (hazards.ALL_MASKED_SOFTMAX, "LogSoftmax", [[0.0, 1.0], [-INF, -INF]]),
+        (hazards.DEGENERATE_MATRIX, "Cholesky", [[1.0, 1.0], [1.0, 1.0]]),
+    ],
+    ids=lambda value: value if isinstance(value, str) else getattr(value, "code", ""),
+)
+def test_replacement_of_an_op_on_rows_cures(hazard, op, operand, dtype):
+    """On rows or a matrix that strike the hazard, the rewritten call has a finite value and gradient."""
+    a = tf.constant(operand, dtype)
+    with tf.GradientTape() as tape:
+        tape.watch(a)
+        y = eval(hazard.rewrite(op, ["a"], dtype), {"ng": nanguard, "a": a})
+    for finite in map(_is_finite, (y, *_gradients(tape, y, [a]))):
+        assert finite.all()
+
+
+def test_every_replacement_is_tried():
+    """The two tests above try all rewritings that the catalogue has."""
+    on_rows = {"Softmax", "LogSoftmax", "Cholesky"}
+    assert all(_num_operands(op) or op in on_rows for hazard in hazards.ALL for op in hazard.replacements)
 
 
 @pytest.mark.parametrize(

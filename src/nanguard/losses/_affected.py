@@ -8,7 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from nanguard.losses._samples import Rows, Samples, all_finite, finite_rows, floats_of, surely_finite
+from nanguard.losses._samples import Rows, Samples, all_finite, at_least_one, finite_rows, floats_of, surely_finite
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def _is_finite(loss: Callable[..., Any], samples: Samples, keep: Rows) -> tf.Ten
 
 
 def _finite_by_row(unreduced: Callable[..., Any], kept: Samples, keep: Rows) -> Rows:
-    """Whether each sample's own value and gradient are finite; those that are not kept are False."""
+    """Whether the own value and gradient of each sample that is kept are finite; says nothing of the others."""
     value, gradients = kept.value_and_gradients(unreduced)
     good = finite_rows(gradients, kept.num)
     if value.shape.rank != 0:
@@ -81,7 +81,7 @@ def _finite_by_row(unreduced: Callable[..., Any], kept: Samples, keep: Rows) -> 
         good &= tf.cond(
             tf.equal(tf.shape(value)[0], kept.num), lambda: finite_rows(value, kept.num), lambda: tf.ones_like(good)
         )
-    places = tf.where(keep)
+    places = tf.where(at_least_one(keep))
     return tf.cond(
         tf.equal(kept.num, tf.shape(keep)[0]),
         lambda: good,

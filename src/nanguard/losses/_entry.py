@@ -17,7 +17,9 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 def registered(function: Function) -> Function:
     """Registers a loss function with Keras by its name, so that a model compiled with it saves and loads."""
-    return keras.saving.register_keras_serializable(package="nanguard")(function)  # type: ignore[no-any-return]
+    # AutoGraph has nothing to do in it, and takes its time.
+    unconverted = tf.autograph.experimental.do_not_convert(function)
+    return keras.saving.register_keras_serializable(package="nanguard")(unconverted)  # type: ignore[no-any-return]
 
 
 def reach_of(dtype: tf.DType) -> float:

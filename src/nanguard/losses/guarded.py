@@ -241,5 +241,5 @@ def _is_unreduced(loss: keras.losses.Loss) -> bool:
 def _value_of_good(loss: keras.losses.Loss, samples: Samples, good: Rows) -> tf.Tensor:
     """The loss of the samples that are good, or 0 if there are none."""
     value = samples.only(good).value(loss)
-    # Not a branch: the gradient of a branch inside another has TensorFlow log a failed type inference.
+    # Not tf.cond: in an eager loop its branch of zeros would leave the predictions without a gradient.
     return tf.where(tf.reduce_any(good), value, tf.zeros_like(value))

@@ -84,6 +84,8 @@ def cures(
             with tf.name_scope(name):
                 return function(*args, **kwargs)
 
+        # AutoGraph has nothing to do in it, and takes its time.
+        op = tf.autograph.experimental.do_not_convert(op)
         OPS[op_name] = OpRecord(op_name, op, hazards, replaces, kind, operands, own_names)
         return cast(Callable[Parameters, Result], op)
 
