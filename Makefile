@@ -44,8 +44,15 @@ accuracy: $(READY) ## run the scripts of tests/cases and compare what was found 
 	$(BIN)/python tools/accuracy.py $(ARGS)
 
 .PHONY: bench
-bench: $(READY) ## measure what watching costs; ARGS=--short
+bench: bench-watch bench-ops ## measure all that docs/benchmarks.md says; ARGS=--short
+
+.PHONY: bench-watch
+bench-watch: $(READY) ## measure what watching a training costs; ARGS=--short
 	$(BIN)/python -m benchmarks.overhead $(ARGS)
+
+.PHONY: bench-ops
+bench-ops: $(READY) ## measure each op and loss beside the plain one; ARGS=--short
+	$(BIN)/python -m benchmarks.ops $(ARGS)
 
 .PHONY: verify
 verify: $(READY) ## compare each op and loss with its plain peers on every number there is; ARGS=--short

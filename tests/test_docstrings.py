@@ -7,6 +7,9 @@ import importlib
 import inspect
 import pkgutil
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -59,3 +62,10 @@ def test_hazards_in_docstrings(public: object) -> None:
     record = next((record for record in ops.OPS.values() if record.function is public), None)
     if record is not None:
         assert [code for code, _ in named] == [hazard.code for hazard in record.cures]
+
+
+def test_reference_pages() -> None:
+    """docs/ops.md and docs/losses.md are what `make reference` writes now."""
+    script = Path(__file__).parents[1] / "tools" / "reference.py"
+    done = subprocess.run([sys.executable, str(script), "--check"], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -115,3 +116,18 @@ def test_unknown_top_level_name() -> None:
     """A name that is not there is an AttributeError, as everywhere."""
     with pytest.raises(AttributeError, match="has no attribute 'gaurd'"):
         nanguard.gaurd  # noqa: B018
+
+
+def test_saved_model_loads_after_the_bare_import(tmp_path: Path) -> None:
+    """Where Keras is there already, `import nanguard` is enough to load a model with an op and a loss in it."""
+    made = (
+        "import keras, nanguard as ng\n"
+        "x = keras.Input((2,))\n"
+        "model = keras.Model(x, keras.layers.Dense(1)(ng.ops.log(x)))\n"
+        "model.compile('sgd', ng.losses.MeanSquaredError())\n"
+        "model.save('model.keras')\n"
+    )
+    loaded = "import keras, nanguard\nkeras.models.load_model('model.keras')\n"
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    for code in (made, loaded):
+        subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=True, timeout=120)

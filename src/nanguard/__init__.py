@@ -5,6 +5,7 @@ Importing this package loads no TensorFlow; each room below it is loaded when it
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from typing import Any
 
@@ -46,3 +47,13 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted(__all__)
+
+
+def _register_with_keras() -> None:
+    """Has Keras know the ops and losses, so that a saved model loads; a Keras that is not loaded is left alone."""
+    if {"keras", "tensorflow"} <= sys.modules.keys():
+        for room in ("ops", "losses"):
+            import_module(f"nanguard.{room}")
+
+
+_register_with_keras()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -637,3 +639,22 @@ def test_a_prediction_without_samples():
     """A single number has no axis of samples, which is said."""
     with pytest.raises(ValueError, match="must have an axis of samples"):
         Guarded("mse")(1.0, 2.0)
+
+
+def test_fit_logs_no_warning_of_tensorflow():
+    """A guarded fit makes no graph of which TensorFlow says that it is invalid, with its log lines on."""
+    script = """
+        import keras, numpy as np, tensorflow as tf
+        from nanguard.losses import Guarded
+
+        def distance(y_true, y_pred):
+            return tf.sqrt(tf.reduce_sum((y_true - y_pred) ** 2, axis=-1))
+
+        model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+        model.compile("sgd", Guarded(distance))
+        model.fit(np.ones((8, 3)), np.ones((8, 2)), verbose=0)
+    """
+    environment = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
+    command = [sys.executable, "-c", textwrap.dedent(script)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=120)
+    assert "invalid graph" not in done.stderr

@@ -178,7 +178,17 @@ def frames(op: Any) -> list[tuple[str, int, str]]:
         return []
 
 
+def conditional_of(result: Any) -> Any:
+    """Gives the op of the conditional that made a tensor or op, or None for an eager tensor."""
+    if not isinstance(result, tf.Operation) and not tf.is_symbolic_tensor(result):
+        return None
+    op = result if isinstance(result, tf.Operation) else result.op
+    while op.type == "Identity":
+        op = op.inputs[0].op
+    return op
+
+
 def run_unlowered(op: Any) -> None:
     """Keeps a conditional one op: lowered to switches, each of its inputs would cost a node in every step."""
-    if op.type == "If":
+    if op is not None and op.type in ("If", "StatelessIf"):
         op._set_attr("_lower_using_switch_merge", tf.compat.v1.AttrValue(b=False))

@@ -305,9 +305,7 @@ class GraphWatch:
                 tf.no_op,
                 lambda: tf.py_function(self._judge(check), tensors, []),
             )
-        op = result if isinstance(result, tf.Operation) else result.op
-        while op.type == "Identity":
-            op = op.inputs[0].op
+        op = graphs.conditional_of(result)
         graphs.run_unlowered(op)
         self._sheet(graph).checks.append((graph, op))
         return op

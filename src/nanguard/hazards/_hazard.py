@@ -98,7 +98,8 @@ class Hazard:
         replacements: By op type, code to write in the place of the user's call. `{0}`, `{1}` stand for the operands,
             `{floor}`, `{eps}` and `{exp_limit}` for limits of their dtype.
         why: Why it bites, and the traps in it; two to five sentences.
-        bad: A few lines of Python, with `tf`, `keras`, `np` and `ng` (nanguard) at hand, whose last expression is not finite.
+        bad: A few lines of Python, with `tf`, `keras`, `np` and `ng` (nanguard) at hand, whose last expression is not
+            finite.
         good: The same, cured; its last expression is finite.
         measured: Versions that all this was measured with.
         references: Where to read more.

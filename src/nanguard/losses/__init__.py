@@ -27,6 +27,7 @@ from nanguard.losses.focal import SigmoidFocal as SigmoidFocal
 from nanguard.losses.focal import SoftmaxFocal as SoftmaxFocal
 from nanguard.losses.focal import sigmoid_focal as sigmoid_focal
 from nanguard.losses.focal import softmax_focal as softmax_focal
+from nanguard.losses.guarded import Guarded as Guarded
 from nanguard.losses.hinge import CategoricalHinge as CategoricalHinge
 from nanguard.losses.hinge import Hinge as Hinge
 from nanguard.losses.hinge import SquaredHinge as SquaredHinge

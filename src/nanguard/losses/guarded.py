@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeAlias
 import keras
 import tensorflow as tf
 
+from nanguard.backend import graphs
 from nanguard.backend.losses import function_loss_class, is_compiled_by_xla, log_metrics_of_losses
 from nanguard.errors import NonFiniteError
 from nanguard.losses import _cause
@@ -141,7 +142,11 @@ class Guarded(keras.losses.Loss):  # type: ignore[misc]
                 # A branch would keep XLA from fusing the loss with its gradient, and where all samples are good the
                 # ways to treat the others change no bit.
                 return treat(loss, samples, good)
-            return tf.cond(tf.reduce_all(good), lambda: samples.value(loss), lambda: treat(loss, samples, good))
+            value = tf.cond(tf.reduce_all(good), lambda: samples.value(loss), lambda: treat(loss, samples, good))
+            # Lowered, its branches hand what the gradient needs of them to one node, and TensorFlow logs a page about
+            # the types of it.
+            graphs.run_unlowered(graphs.conditional_of(value))
+            return value
 
     def _ignore(self, loss: keras.losses.Loss, samples: Samples, good: Rows) -> tf.Tensor:
         if is_compiled_by_xla() and gives_values_by_row(loss, samples.with_stand_ins(good)):
