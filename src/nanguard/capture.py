@@ -118,7 +118,7 @@ class RecordedStep:
 
 @dataclass
 class Capture:
-    """A step whose loss, gradients, weights or state were not finite.
+    """A step whose loss, gradients, weights or state were not finite, or one call of a function that was tested.
 
     Args:
         step: Number of updates that the optimizer had made before.
@@ -139,6 +139,9 @@ class Capture:
         trained: Identities of the handles of the variables that the step trains.
         bad_at_start: Identities of the handles of variables that were not finite when the watch first saw them.
         compiled: Whether XLA ran the step.
+        operands: What the function was given, for one call outside of any training: pairs of name and reference. None
+            for a step of a training. In a call nothing has diverged, no operand is a batch of data, and no row is to
+            blame.
         before: Eager ops that ran outside of steps, which may have made the data; None if there were none.
         notes: What is worth saying beside the incident.
     """
@@ -161,5 +164,6 @@ class Capture:
     trained: set[int] = field(default_factory=set)
     bad_at_start: set[int] = field(default_factory=set)
     compiled: bool = False
+    operands: list[tuple[str, Any]] | None = None
     before: RecordedStep | None = None
     notes: list[str] = field(default_factory=list)

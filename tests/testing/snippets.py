@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import linecache
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,7 @@ from nanguard.testing.domains import Domain
 
 # Calls whose result is an array of numbers that stand in the source, or are said by a shape.
 _TENSORS = ("tf.constant", "tf.zeros", "tf.ones", "tf.fill")
+_FILE = "<string>"
 _ARRAYS = ("np.array", "np.zeros", "np.ones", "np.full", "np.linspace", "np.arange")
 
 
@@ -50,7 +52,10 @@ def function_of(code: str) -> Snippet:
     header = ast.parse(f"def snippet({', '.join(names)}): pass")
     header.body[0].body = body
     scope: dict[str, Any] = {"tf": tf, "keras": keras, "np": np, "ng": ng, "nanguard": ng}
-    exec(compile(ast.fix_missing_locations(header), "<string>", "exec"), scope)
+    source = ast.unparse(ast.fix_missing_locations(header))
+    # With its lines where Python looks for them, as those of a file.
+    linecache.cache[_FILE] = (len(source), None, source.splitlines(keepends=True), _FILE)
+    exec(compile(source, _FILE, "exec"), scope)
     return Snippet(scope["snippet"], tuple(lifter.values), tuple(map(_around, lifter.values)))
 
 

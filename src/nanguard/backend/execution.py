@@ -21,18 +21,18 @@ OpCallback = Callable[..., None]
 def run_op(op_type: str, inputs: Sequence[Any], attrs: tuple[Any, ...], num_outputs: int) -> list[Any]:
     """Runs one op eagerly on flat inputs and gives its flat outputs."""
     if None in attrs[1::2]:
-        attrs = _without_missing_lists(op_type, attrs)
+        attrs = _without_missing(op_type, attrs)
     outputs = _execute.quick_execute(op_type, num_outputs, list(inputs), attrs, _context.context())
     return list(outputs) if outputs else []
 
 
-def _without_missing_lists(op_type: str, attrs: tuple[Any, ...]) -> tuple[Any, ...]:
-    # A recorded op has None for a list that its caller left out, such as the axes of tf.squeeze, and the runtime takes
-    # none. For a shape None has a meaning: the rank is not known.
+def _without_missing(op_type: str, attrs: tuple[Any, ...]) -> tuple[Any, ...]:
+    # A recorded op has None for what its caller left out, such as the axes of tf.squeeze, and the runtime takes none.
+    # For a shape None has a meaning: the rank is not known.
     definition = _op_def_registry.get(op_type)
-    lists = {attr.name for attr in definition.attr if attr.type.startswith("list")} if definition is not None else ()
+    shapes = {attr.name for attr in definition.attr if attr.type == "shape"} if definition is not None else ()
     pairs = zip(attrs[::2], attrs[1::2], strict=True)
-    return tuple(part for name, value in pairs if value is not None or name not in lists for part in (name, value))
+    return tuple(part for name, value in pairs if value is not None or name in shapes for part in (name, value))
 
 
 def attributes(op: Any) -> tuple[Any, ...]:

@@ -16,9 +16,9 @@ from nanguard.capture import Event, RecordedStep
 from nanguard.guard import source
 from nanguard.guard.graph import HISTORY_STEPS
 
-# What another run of the op would not give again.
+# What another run of the op would not give again; a variable made in the step would have another handle.
 NOT_REPEATABLE = frozenset({
-    "ReadVariableOp", "ResourceGather", "IteratorGetNext", "IteratorGetNextSync", "EagerPyFunc", "PyFunc",
+    "VarHandleOp", "ReadVariableOp", "ResourceGather", "IteratorGetNext", "IteratorGetNextSync", "EagerPyFunc", "PyFunc",
     "PyFuncStateless", "RandomUniform", "RandomUniformInt", "RandomStandardNormal", "TruncatedNormal", "RandomGamma",
     "RandomPoissonV2", "RandomShuffle", "Multinomial", "ParameterizedTruncatedNormal", "VarIsInitializedOp",
 })  # fmt: skip

@@ -9,7 +9,7 @@ from typing import Any, ParamSpec, TypeAlias
 import keras
 import tensorflow as tf
 
-from nanguard.backend import graphs
+from nanguard.backend.losses import is_compiled_by_xla
 from nanguard.backend.predictions import map_prediction
 from nanguard.losses._base import same_rank
 from nanguard.losses._entry import dismiss, working_dtype
@@ -104,7 +104,7 @@ def _reduced(axis: Axis, elements: Elements, operands: Sequence[tf.Tensor], *, m
     def rows(*operands: tf.Tensor) -> tuple[tf.Tensor, object]:
         values, *slopes = elements(*operands)
         along = axis if values.shape.rank != 0 else None  # A scalar is its own row.
-        if mixed and _is_compiled():  # There a pass over the elements costs nothing, and a branch does.
+        if mixed and is_compiled_by_xla():  # There a pass over the elements costs nothing, and a branch does.
             values = summable(values, along)
         number = count_along(values, along)
 
@@ -117,7 +117,7 @@ def _reduced(axis: Axis, elements: Elements, operands: Sequence[tf.Tensor], *, m
             return tf.reduce_sum(values, along) / tf.maximum(tf.cast(number, values.dtype), 1)
 
         result = reduce(values)
-        if mixed and not _is_compiled():
+        if mixed and not is_compiled_by_xla():
             result = where_nan(result, lambda: reduce(summable(values, along)))
 
         def backward(upstream: tf.Tensor) -> tuple[tf.Tensor, ...]:
@@ -131,11 +131,6 @@ def _reduced(axis: Axis, elements: Elements, operands: Sequence[tf.Tensor], *, m
         return bounded(result, format_of(values).max), backward
 
     return rows(*operands)
-
-
-def _is_compiled() -> bool:
-    graph = graphs.current()
-    return graph is not None and graphs.is_compiled(graph)
 
 
 def count_along(values: tf.Tensor, axis: Axis) -> int | tf.Tensor:

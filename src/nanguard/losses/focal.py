@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import keras
@@ -10,6 +11,7 @@ import tensorflow as tf
 from nanguard.losses._base import FunctionLoss, same_rank
 from nanguard.losses._entry import admit, admit_target, dismiss, mean_of_last_axis, registered
 from nanguard.losses._logits import classes_last, logits_of
+from nanguard.losses.binary import sigmoids, softplus_of_minus_size
 from nanguard.losses.labels import labels_in_range
 from nanguard.ops._bounds import format_of
 from nanguard.ops._operation import TensorLike, to_float
@@ -145,27 +147,27 @@ def _check_focus(alpha: float | None, gamma: float) -> None:
         raise ValueError(f"`alpha` must be in [0, 1]. Received: alpha={alpha}. For no weight, give None.")
 
 
-def _power(p: tf.Tensor, minus_log: tf.Tensor, gamma: float) -> tf.Tensor:
-    """Gives `p ** gamma` for a probability, without a power whose slope at 0 is infinite."""
-    if gamma == 0:
-        return tf.ones_like(p)
-    if gamma == 1:
-        return p
-    return tf.square(p) if gamma == 2 else tf.exp(-gamma * minus_log)
+def _power(p: tf.Tensor, gamma: float) -> tf.Tensor:
+    """Gives `p ** gamma` for a probability, with a slope that is finite at 0."""
+    if gamma % 1:
+        # Not exp(gamma * log(p)): what is lost of a logarithm of 30 is lost 30 times over of its exponential.
+        p = tf.maximum(p, tf.constant(format_of(p).smallest_normal, p.dtype))
+    halves = 2 * gamma
+    if halves > 8 or halves % 1:
+        return tf.pow(p, tf.constant(gamma, p.dtype))
+    # Products of the number and its root: a pass each, where a power takes fifty.
+    factors = [p] * int(gamma) + [tf.sqrt(p)] * (int(halves) % 2)
+    return functools.reduce(tf.multiply, factors) if factors else tf.ones_like(p)
 
 
 def _binary_of_logits(t: tf.Tensor, z: tf.Tensor, alpha: float | None, gamma: float) -> tf.Tensor:
     on, off = (1.0, 1.0) if alpha is None else (alpha, 1 - alpha)
 
     def terms(z: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        e = tf.exp(-tf.abs(z))
-        common = tf.math.log1p(e)
+        common = softplus_of_minus_size(z)
         miss_on, miss_off = tf.nn.relu(-z) + common, tf.nn.relu(z) + common
-        # Not 1 - p, of which nothing is left where p rounds to 1.
-        large = 1 / (1 + e)
-        small = e * large
-        p, q = tf.where(z > 0, large, small), tf.where(z > 0, small, large)
-        return p, q, miss_on, miss_off, _power(q, miss_off, gamma), _power(p, miss_on, gamma)
+        p, q = sigmoids(z)
+        return p, q, miss_on, miss_off, _power(q, gamma), _power(p, gamma)
 
     @tf.custom_gradient  # type: ignore[untyped-decorator]
     def focal(t: tf.Tensor, z: tf.Tensor) -> tuple[tf.Tensor, object]:
@@ -192,7 +194,7 @@ def _binary_of_probabilities(t: tf.Tensor, p: tf.Tensor, alpha: float | None, ga
     @tf.custom_gradient  # type: ignore[untyped-decorator]
     def focal(t: tf.Tensor, p: tf.Tensor) -> tuple[tf.Tensor, object]:
         miss_on, miss_off = -tf.math.log(tf.maximum(p, least)), -tf.math.log1p(-tf.minimum(p, largest))
-        weight_on, weight_off = _power(1 - p, miss_off, gamma), _power(p, miss_on, gamma)
+        weight_on, weight_off = _power(1 - p, gamma), _power(p, gamma)
 
         def backward(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             p_read, q_read = tf.maximum(p, margin), tf.maximum(1 - p, margin)
@@ -213,7 +215,7 @@ def _focal_of_log(log_p: tf.Tensor, gamma: float) -> tf.Tensor:
     def focal(log_p: tf.Tensor) -> tuple[tf.Tensor, object]:
         q = -tf.math.expm1(log_p)
         q_read = tf.maximum(q, floor)
-        weight = _power(q, -tf.math.log(q_read), gamma)
+        weight = _power(q, gamma)
 
         def backward(upstream: tf.Tensor) -> tf.Tensor:
             # -log(p) / (1 - p) is 1 at p = 1, where both are 0; the weight is 0 there, or gamma is.

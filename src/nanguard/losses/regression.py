@@ -203,12 +203,7 @@ def log_cosh(y_true: TensorLike, y_pred: TensorLike) -> tf.Tensor:
     """
 
     def elements(error: tf.Tensor) -> tuple[object, ...]:
-        size, slope = tf.abs(error), tf.tanh(error)
-        # log cosh e is -log(1 - tanh(e)**2) / 2 and |e| - log(1 + |tanh(e)|). The first is blunt where the tangent is
-        # near 1, the second where it is near 0.
-        is_small, tangent = size < 1, tf.abs(slope)
-        logarithm = tf.math.log1p(tf.where(is_small, -tf.square(tangent), tangent))
-        return tf.where(is_small, -0.5 * logarithm, size - logarithm), lambda upstream: slope * upstream
+        return log_of_cosh(error), lambda upstream: tf.tanh(error) * upstream
 
     return mean_over(-1, elements, y_pred - y_true)
 

@@ -68,8 +68,8 @@ def focal_tversky(
 
     `1 - TI = wrong / (hit + wrong + smooth)` with `hit = sum(t * p)` and
     `wrong = alpha * sum(t * (1 - p)) + beta * sum((1 - t) * p)` over one class of one image; the mean over the classes
-    is given. The root of an exponent below 1 has an infinite slope at a perfect prediction; here an error that is too
-    small for `1 - TI` to tell from 0 has the slope 0.
+    is given. The root of an exponent below 1 has an infinite slope at a perfect prediction; here an error that is
+    smaller than the rounding of 1, 1.2e-7 in float32, has the slope 0.
 
     An empty region, numbers outside [0, 1] and NaN: as in `jaccard`.
 
@@ -193,8 +193,8 @@ def _overlap(y_true: TensorLike, y_pred: tf.Tensor, axes: list[int]) -> tuple[tf
     steepest, whole = largest_slope(p), [each % p.shape.rank for each in axes]
 
     def sums(t: tf.Tensor, p: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        hit = tf.reduce_sum(t * p, whole)
-        return hit, tf.reduce_sum(t, whole) - hit, tf.reduce_sum(p, whole) - hit
+        # Not sum(t) - hit and sum(p) - hit: what is nearly right would be lost in the rounding of what is.
+        return tuple(tf.reduce_sum(share, whole) for share in (t * p, t * (1 - p), (1 - t) * p))
 
     @tf.custom_gradient  # type: ignore[untyped-decorator]
     def overlap(t: tf.Tensor, p: tf.Tensor) -> tuple[tuple[tf.Tensor, ...], object]:

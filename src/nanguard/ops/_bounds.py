@@ -86,9 +86,10 @@ def next_above(limit: float, dtype: tf.DType) -> tf.Tensor:
 
 
 def bounded(x: tf.Tensor, limit: float) -> tf.Tensor:
-    """Gives `x` cut to `[-limit, limit]`, in one pass over the elements; a NaN stays NaN."""
-    low, high = tf.constant(-limit, x.dtype), tf.constant(limit, x.dtype)
-    return tf.raw_ops.ClipByValue(t=x, clip_value_min=low, clip_value_max=high)
+    """Gives `x` cut to `[-limit, limit]`; a NaN stays NaN."""
+    # Not ClipByValue: in a graph these two work in the memory of `x`, if nothing else reads it; that one takes new
+    # memory, and five times as long as either.
+    return tf.maximum(tf.minimum(x, tf.constant(limit, x.dtype)), tf.constant(-limit, x.dtype))
 
 
 def reduce_to_shape_of(gradient: tf.Tensor, operand: tf.Tensor) -> tf.Tensor:

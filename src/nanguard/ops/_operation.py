@@ -98,10 +98,14 @@ class SafeOp(keras.Operation):  # type: ignore[misc]
 
     Args:
         op: Its name in `nanguard.ops`.
-        name: Name of the node. Defaults to one that Keras makes.
+        name: Name of the node. Defaults to `safe_log` and the like, numbered from the second on.
     """
 
     def __init__(self, op: str, *, name: str | None = None) -> None:
+        if name is None:
+            name = f"safe_{op}"
+            number = keras.backend.get_uid(name) - 1
+            name = f"{name}_{number}" if number else name
         super().__init__(name=name)
         self.op = op
 

@@ -45,7 +45,8 @@ class Steps:
         self._loss = max((place for place in map(program.place, losses) if place is not None), default=None)
         self._gradients = max((place for place in map(program.place, gradients) if place is not None), default=None)
         if self._gradients is None and not losses:
-            self._gradients = self._tagged  # judged by the update alone
+            # Judged by the update alone; if no gradient was taken in it, there is nothing else.
+            self._gradients = self._tagged if self._tagged is not None else -1
 
     def phase(self, event: Event, place: int) -> Phase:
         """The part of the step that an event belongs to."""

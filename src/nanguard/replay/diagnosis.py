@@ -135,7 +135,9 @@ class Doctor:
         values = array(self._program.values[birth.leaf])
         bad = ~np.isfinite(values)
         struck = Struck((birth.leaf,), 0, _first(bad), _rows(bad))
-        if self._dependence.is_label(birth.leaf):
+        if self._capture.operands is not None:
+            hazard = hazards.NAN_OR_INF_IN_FEATURES
+        elif self._dependence.is_label(birth.leaf):
             hazard = hazards.MISSING_LABELS
         elif bad.ndim > 1 and len(bad) > 1 and bad.reshape(len(bad), -1).all(axis=0).any():
             hazard = hazards.PREPROCESSING_MADE_NONFINITE  # a column without one number: divided by its own spread
@@ -254,6 +256,9 @@ class Doctor:
 
     def _fallback(self, event: Event, phase: Phase) -> Hazard:
         candidates = [h for h in hazards.for_op(self.op(event), phase) if self.op(event) in h.ops]
+        overflow = hazards.ARITHMETIC_OVERFLOW
+        if phase == "forward" and overflow in candidates and all(map(self._program.is_finite, event.inputs)):
+            return overflow
         patterns = [hazard for hazard in candidates if not hazard.strikes]
         if patterns:
             return patterns[-1]

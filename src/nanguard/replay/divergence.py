@@ -32,6 +32,8 @@ def of(
     is_overflow = hazard in (None, hazards.ARITHMETIC_OVERFLOW, hazards.GRADIENT_OVERFLOW)
     if not (is_overflow and largest > _HUGE) and not (largest > _HUGE and has_grown(capture)):
         return None
+    if capture.operands is not None:
+        return hazards.EXPLODING_RECURRENCE if is_recurrent(capture, event) else None
     if dependence.is_data_only(event):
         return hazards.OUTLIER_ROWS
     return cause(capture, program, dependence, event)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,7 +18,7 @@ from nanguard.hazards import Hazard
 from nanguard.replay import births, dataset, divergence, operands, origin, preprocessing, program, rows, schedule, story
 from nanguard.replay.births import Birth, Steps
 from nanguard.replay.dependence import Dependence
-from nanguard.replay.diagnosis import Diagnosis, Doctor
+from nanguard.replay.diagnosis import Diagnosis, Doctor, Struck
 
 _MOST_COLUMNS = 4096
 
@@ -88,7 +89,10 @@ class _Explanation:
         self.losses = self._numbers(capture.targets.losses)
         self.gradients = self._numbers([reference for _, reference in capture.targets.gradients])
         self.state = self._numbers([reference for _, reference in capture.targets.state])
-        self.batch = rows.of_capture(capture, self.program)
+        self.operands = {
+            number: name for name, reference in capture.operands or () for number in self._numbers([reference])
+        }
+        self.batch = rows.of_capture(capture, self.program) if capture.operands is None else None
         weights = {
             number
             for number, named in capture.names.items()
@@ -119,7 +123,10 @@ class _Explanation:
         seen, numbers, updates = self._seen()
         if not seen and self.program.failure is not None:
             return self._of_failure()
-        if not seen:
+        if not seen and capture.operands is not None:
+            # Given back by NumPy or plain Python: what is left are the numbers that no op has taken.
+            seen, numbers = ("loss",), self._last_numbers()
+        if not numbers:
             return self._not_reproduced()
         steps = Steps(self.program, self.losses, self.gradients)
         is_loss_finite = all(map(self.program.is_finite, self.losses))
@@ -127,12 +134,19 @@ class _Explanation:
         if not found and updates:
             # A write that overflows although what it writes is finite.
             found = [Birth(updates[0][1], None, "update", (updates[0][1],))]
+        if not found and capture.operands is not None:
+            # Infinities that a function is given are no fault as long as it knows what to do with them.
+            found = births.find(self.program, numbers, steps, set(), is_loss_finite=is_loss_finite)
         if not found:
             return outline(capture, "the non-finite numbers of the replay lead nowhere.")
         birth = found[0]
         if self._is_of_last_update(birth):
             return self._of_last_update(seen)
         doctor = Doctor(capture, self.program, self.dependence, [*targets, *numbers])
+        written = self._written_in_call(birth)
+        if written is not None:
+            diagnosis = Diagnosis("forward", hazards.BATCHNORM_POISONED, written, None)
+            return self._told(seen, birth, diagnosis, doctor, [*targets, *numbers])
         diagnosis = doctor.diagnose(birth)
         if diagnosis.born_in == "divergence" and not divergence.has_grown(capture):
             birth, diagnosis = self._exponential(found, doctor) or (birth, diagnosis)
@@ -168,6 +182,24 @@ class _Explanation:
         if not (bad_losses or bad_gradients or updates or bad_state):
             return (), [], []
         return tuple(seen), first, updates
+
+    def _last_numbers(self) -> list[int]:
+        """The numbers that no op has taken and that are not finite."""
+        taken = {number for event in self.program.events for number in event.inputs}
+        made = (number for event in self.program.events for number in event.outputs)
+        return [number for number in made if number not in taken and not self.program.is_finite(number)]
+
+    def _written_in_call(self, birth: Birth) -> Event | None:
+        """The first write in a call that made the state of a layer not finite, for a birth that reads it."""
+        if self.capture.operands is None or birth.event is None or birth.event.op != "ReadVariableOp":
+            return None
+        key = execution.identity_of(self.program.values[birth.event.inputs[0]])
+        named = self.capture.names.get(key)
+        if named is None or named.kind != "state":
+            return None
+        writes = (event for handle, value, event in self.program.written
+                  if handle == key and not self.program.is_finite(value))  # fmt: skip
+        return next(writes, None)
 
     def _bad_updates(self) -> list[tuple[int, Event]]:
         """Writes that made a weight or slot non-finite: number of the value, and the write."""
@@ -206,13 +238,19 @@ class _Explanation:
         assert failure is not None
         candidates = [h for h in hazards.for_op(failure.event.op, "forward") if failure.event.op in h.ops]
         labels = hazards.LABEL_OUT_OF_RANGE
-        takes_labels = failure.event.op in labels.ops and any(
-            number in self.dependence.on_batch for number in failure.event.inputs[1:2]
+        takes_labels = failure.event.op in labels.ops and (
+            self.capture.operands is not None
+            or any(number in self.dependence.on_batch for number in failure.event.inputs[1:2])
         )
         hazard: Hazard | None = labels if takes_labels else (candidates[0] if candidates else None)
         bad_rows = self._bad_labels(failure.event) if hazard is labels else ()
-        received = operands.of_op(self.program, failure.event.op, failure.event.inputs, None, None)
-        line = None if hazard is labels else origin.of_event(failure.event).line
+        is_call = self.capture.operands is not None
+        line = None if hazard is labels and not is_call else origin.of_event(failure.event).line
+        struck = self._struck_label(failure.event) if hazard is labels and is_call else None
+        received = operands.of_op(
+            self.program, failure.event.op, failure.event.inputs, struck, line if is_call else None
+        )
+        received = self._with_names(received, failure.event.inputs)
         line = line or origin.innermost(self.capture.stack)
         diagnosis = Diagnosis("data" if hazard is labels else "forward", hazard, failure.event, None)
         note = f"The graph ran {failure.event.op} without an error; op by op it fails: {failure.message[:160]}"
@@ -224,6 +262,16 @@ class _Explanation:
             incident.rows = bad_rows
             incident.dataset_rows = self._dataset_rows(list(bad_rows))
         return incident
+
+    def _struck_label(self, event: Event) -> Struck | None:
+        """The first label outside of the classes, for an op that takes logits and labels."""
+        logits, labels = (self.program.values[number] for number in event.inputs[:2])
+        if not event.op.startswith("Sparse"):
+            return None
+        values = array(labels)
+        bad = (values < 0) | (values >= int(logits.shape[-1]))
+        index = tuple(int(i) for i in np.unravel_index(int(np.argmax(bad)), bad.shape))
+        return Struck(event.inputs, 1, index)
 
     def _bad_labels(self, event: Event) -> tuple[int, ...]:
         """Rows of the batch with a label outside of the classes, for an op that takes logits and labels."""
@@ -283,13 +331,16 @@ class _Explanation:
         if line is None and event is None and birth.leaf is not None:
             line = self._line_of_entry(birth.leaf)
         if line is None and diagnosis.born_in != "divergence":
-            line = (place.users_line() if place is not None else None) or origin.innermost(self.capture.stack)
+            line = place.users_line() if place is not None else None
+            if line is None and self.capture.operands is None:
+                line = origin.innermost(self.capture.stack)
         received: tuple[Operand, ...] = ()
         if diagnosis.struck is not None:
             op = doctor.op(event) if event is not None else ""
             received = operands.of_op(self.program, op, diagnosis.struck.numbers, diagnosis.struck, line)
             if event is None:
                 received = self._named_leaf(received, birth)
+            received = self._with_names(received, diagnosis.struck.numbers)
         layer = next((each.layer for each in (forward, place) if each is not None and each.layer), None)
         incident = self._filled(
             seen,
@@ -477,6 +528,13 @@ class _Explanation:
         sources = [value for fit in self.capture.sources for value in (fit["args"], fit["kwargs"])]
         result = dataset.rows(arrays, found, sources)
         return tuple(result) if result is not None else None
+
+    def _with_names(self, received: tuple[Operand, ...], numbers: Sequence[int | None]) -> tuple[Operand, ...]:
+        """Operands of a call by the names that its function has for them, where the line does not spell them."""
+        known = [self.operands[number] for number in numbers if number in self.operands]
+        if len(received) != len(numbers) or len(known) != len(numbers) or operands.are_spelled(received):
+            return received
+        return tuple(replace(operand, name=name) for operand, name in zip(received, known, strict=True))
 
     def _named_leaf(self, received: tuple[Operand, ...], birth: Birth) -> tuple[Operand, ...]:
         entry = self.batch.entry(birth.leaf) if self.batch is not None and birth.leaf is not None else None

@@ -54,6 +54,11 @@ def operands(op: str, file: str, line: int) -> list[str]:
     return [ast.unparse(part) for part in parts]
 
 
+def is_made(op: str, file: str, line: int) -> bool:
+    """Whether the statement at a line has a call or an operator that makes an op of the given type."""
+    return bool(_makers(op, file, line))
+
+
 def line_of(op: str, file: str, line: int, turn: int = 0, turns: int = 1) -> int:
     """The line on which the op itself stands, in a statement of several lines of which Python named another one.
 

@@ -66,6 +66,8 @@ def summary(diagnosis: Diagnosis, op: str | None, forward: origin.Origin | None,
         if first is not None and last is not None and len(capture.history) > 1:
             grew = f": the loss went from {first[1]:.4g} at step {first[0]} to {last[1]:.4g} at step {last[0]}"
         return f"Training diverged{grew}"
+    if capture.operands is not None and diagnosis.hazard is hazards.BATCHNORM_POISONED:
+        return "The call wrote a number into the moving statistics of a layer that is not finite"
     if op is None:
         if diagnosis.hazard is hazards.WEIGHTS_NONFINITE_BEFORE_TRAINING:
             return "A weight was not finite before training began"
@@ -73,6 +75,8 @@ def summary(diagnosis: Diagnosis, op: str | None, forward: origin.Origin | None,
             return "The moving statistics of a layer stopped being finite"
         if diagnosis.hazard is hazards.OUTLIER_ROWS:
             return "The data holds values far beyond all others"
+        if capture.operands is not None and diagnosis.born_in == "data":
+            return "An operand holds numbers that are not finite"
         return "The data holds numbers that are not finite" if diagnosis.born_in == "data" else "The update went wrong"
     if forward is not None and forward.op != op:
         return f"{op}, in the gradient of {forward.op}, gave {made}"
