@@ -203,3 +203,22 @@ def test_the_tool_prints_a_table_and_its_verdict(capsys: pytest.CaptureFixture[s
     assert text.endswith("after\n")
     assert "old" not in text
     assert "`tf.math.log`" in text
+
+
+def test_an_error_of_what_should_be_0_is_large() -> None:
+    """An ulp of 0 is the smallest number: what is 1e-7 and should be 0 is far off."""
+    assert numbers.ulps(np.array([1e-7], np.float32), np.zeros(1), "float32")[0] > 1e30
+
+
+@pytest.mark.parametrize("name", [name for name in row_truth.KERNELS if name.startswith("kl_")])
+def test_divergences_are_0_between_equal_distributions(name: str) -> None:
+    """The formula gives 0 there, counts an ulp at its terms, and gives NaN for parameters that are none."""
+    kernel, num = row_truth.KERNELS[name], ops.OPS[name].operands
+    half = np.full((1, 2), 0.5)
+    same = {"kl_normal": (half * 0, half * 2), "kl_laplace": (half * 0, half * 2)}.get(name, (half,) * num)
+    right, scale = kernel(*same)
+    np.testing.assert_allclose(right, 0, atol=1e-15)
+    assert (scale >= 0).all()
+    bad = tuple(-operand - 1 for operand in same)
+    with np.errstate(all="ignore"):
+        assert np.isnan(kernel(*bad)[1]).all()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,7 +27,8 @@ def signature(public: object) -> str:
         parameter.replace(annotation=inspect.Parameter.empty)
         for parameter in inspect.signature(public).parameters.values()  # type: ignore[arg-type]
     ]
-    return str(inspect.Signature(parameters))
+    # A function among the defaults would be written with its address.
+    return re.sub(r"<function (\w+) at 0x[0-9a-f]+>", r"\1", str(inspect.Signature(parameters)))
 
 
 def ops_page() -> Iterator[str]:

@@ -18,7 +18,7 @@ from verification.exceptions import ULP_BAR
 from verification.grids import RANDOM, Grid
 from verification.kinds import KINDS, Variant
 from verification.loss_truth import Exact
-from verification.numbers import Floats, as_float64
+from verification.numbers import Floats, as_float64, ulps
 from verification.sweep import Failure, Mask, Result, Tally, runner
 from verification.truth import PRECISION
 
@@ -140,8 +140,7 @@ def _errors(result: Result, truth: tuple[Floats, Floats], dtype: str) -> Floats:
     limits = float_format(dtype)
     value = as_float64(result.value).reshape(len(right))
     with np.errstate(all="ignore"):
-        exponent = np.maximum(np.frexp(scale)[1], 2 - limits.max_exponent)
-        errors: Floats = np.abs(value - right) / np.ldexp(1.0, exponent - limits.precision)
+        errors = ulps(value, right, dtype, scale)
         errors[~np.isfinite(value)] = np.inf
         # Near the smallest normal number the squares of which a loss is made are read as 0.
         underflows = (scale < limits.smallest_normal / limits.eps) & (right != 0)

@@ -110,6 +110,8 @@ def ulps(value: Array, truth: Floats, dtype: str, scale: Floats | None = None) -
     limits = float_format(dtype)
     with np.errstate(all="ignore"):
         # frexp gives exponents for significands in [0.5, 1), one more than that of the smallest normal number's.
-        exponent = np.maximum(np.frexp(truth if scale is None else scale)[1], 2 - limits.max_exponent)
+        size = truth if scale is None else scale
+        smallest = 2 - limits.max_exponent
+        exponent = np.where(size == 0, smallest, np.maximum(np.frexp(size)[1], smallest))  # frexp's of 0 is that of 1
         distance: Floats = np.abs(as_float64(value) - truth) / np.ldexp(1.0, exponent - limits.precision)
     return distance

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from nanguard.intervals import float_format
+from verification import divergence_truth
 from verification.numbers import Array, Floats, as_float64, ulps
 from verification.sweep import Mask
 
@@ -101,15 +102,35 @@ def _cumprod(x: Floats) -> tuple[Floats, Floats]:
     return value, value
 
 
+def _pairwise_distances(x: Floats) -> tuple[Floats, Floats]:
+    centered = x - x.mean(axis=-2, keepdims=True)
+    squares = np.square(centered).sum(axis=-1)
+    value = np.sqrt(np.square(x[..., :, None, :] - x[..., None, :, :]).sum(axis=-1))
+    # The square of a distance is rounded as the squares are that it is the difference of.
+    scale = (squares[..., :, None] + squares[..., None, :]) / np.where(value > 0, value, np.nan)
+    return value, np.maximum(scale, value)
+
+
 KERNELS: dict[str, Kernel] = {
     "cosine_similarity": _cosine_similarity,
     "cumprod": _cumprod,
+    "entropy": divergence_truth.entropy,
+    "kl_bernoulli": divergence_truth.bernoulli,
+    "kl_beta": divergence_truth.beta,
+    "kl_categorical": divergence_truth.categorical,
+    "kl_dirichlet": divergence_truth.dirichlet,
+    "kl_exponential": divergence_truth.exponential,
+    "kl_gamma": divergence_truth.gamma,
+    "kl_laplace": divergence_truth.laplace,
+    "kl_normal": divergence_truth.normal,
+    "kl_poisson": divergence_truth.poisson,
     "l2_normalize": _l2_normalize,
     "log_softmax": _log_softmax,
     "logsumexp": _logsumexp,
     "magnitude": _norm,
     "mean": _mean,
     "norm": _norm,
+    "pairwise_distances": _pairwise_distances,
     "softmax": _softmax,
     "std": _std,
     "variance": _variance,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -116,6 +116,13 @@ def _of_complex(function: Callable[..., Any], x: tf.Tensor) -> tf.Tensor:
     return function(tf.complex(x[..., 0], x[..., 1]))
 
 
+def _often_positive(x: Array) -> Array:
+    """Makes half of the rows ones that can be parameters of a distribution."""
+    x = x.copy()
+    x[::2] = np.abs(x[::2])
+    return x
+
+
 WAYS: dict[str, Way] = {
     "cholesky": Way(1, row=(2, 2), adapt=_symmetric, settle=_definite),
     "eigh": Way(1, row=(2, 2), adapt=_symmetric, call=_every_part),
@@ -138,6 +145,12 @@ def way_of(record: OpRecord) -> Way:
     """Gives how an op is called."""
     if record.name in WAYS:
         return WAYS[record.name]
+    if record.name == "entropy" or record.name.startswith("kl_"):
+        return replace(_plain_way(record), adapt=_often_positive)
+    return _plain_way(record)
+
+
+def _plain_way(record: OpRecord) -> Way:
     if record.kind == "elementwise":
         return Way(record.operands, ordinary=(1.1, 2.0) if record.name == "acosh" else (0.1, 0.9))
     takes_axis = "axis" in inspect.signature(record.function).parameters

@@ -26,6 +26,16 @@ def test_quick_execute_runs_an_op_by_its_type():
     np.testing.assert_array_equal(product, np.full((2, 4), 3.0, np.float32))
 
 
+def test_quick_execute_takes_what_was_left_out_as_left_out():
+    """An attribute that a recording has as None, such as the axes of a squeeze, has its default."""
+    attrs = ("T", tf.float32.as_datatype_enum, "squeeze_dims", None)
+    (squeezed,) = execution.run_op("Squeeze", [tf.ones([1, 2, 1])], attrs, 1)
+    assert squeezed.shape == (2,)
+    given = ("dtype", tf.float32.as_datatype_enum, "shape", None, "shared_name", None, "container", "")
+    (handle,) = execution.run_op("VarHandleOp", [], given, 1)
+    assert handle.dtype == tf.resource
+
+
 def test_quick_execute_runs_an_op_without_outputs():
     """An op with an effect alone gives an empty list."""
     variable = tf.Variable(1.0)

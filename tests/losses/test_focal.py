@@ -103,3 +103,13 @@ def test_arguments_out_of_range_are_refused(argument, value):
     for loss in (losses.sigmoid_focal, losses.softmax_focal):
         with pytest.raises(ValueError, match=argument):
             loss([[1.0]], [[1.0]], **{argument: value})
+
+
+@pytest.mark.parametrize("gamma", [0.3, 0.5, 1.5, 2.0, 2.2, 3.0])
+def test_a_power_of_a_tiny_probability_has_its_digits(gamma):
+    """At any focus the loss of a confident right logit is near the formula in many digits."""
+    logits = RNG.normal(-8, 8, (200, 1)).astype("float32")
+    values = losses.sigmoid_focal(np.zeros_like(logits), logits, alpha=None, gamma=gamma).numpy()
+    for value, z in zip(values.tolist(), logits[:, 0].tolist(), strict=True):
+        right = mpmath.power(1 / (1 + mpmath.exp(-z)), gamma) * mpmath.log1p(mpmath.exp(z))
+        assert right < 1e-35 or abs(value / right - 1) < 2e-6

@@ -90,3 +90,12 @@ def test_weights_below_0_are_refused(argument):
     """The message names the argument."""
     with pytest.raises(ValueError, match=argument):
         losses.focal_tversky([[1.0]], [[1.0]], **{argument: -1.0})
+
+
+@pytest.mark.parametrize("loss", [losses.jaccard, losses.generalized_dice])
+def test_what_is_nearly_right_has_the_digits_of_its_error(loss):
+    """An error of 1e-7 among ones is not lost in their rounding: the loss of twice the error is twice as large."""
+    t = np.array([[0.0, 1.0, 1.0, 1.0]], "float32")
+    one, two = (loss(t, np.array([[error, 1.0, 1.0, 1.0]], "float32")).numpy() for error in (1e-7, 2e-7))
+    np.testing.assert_allclose(two, 2 * one, rtol=1e-6)
+    assert one > 0

@@ -202,3 +202,18 @@ def test_spread_must_be_given_once(given):
     """A normal distribution with no spread or two is a clear error."""
     with pytest.raises(ValueError, match=r"either its scale or its log variance. Received: scale="):
         ops.kl_normal(0.0, **given)
+
+
+def test_alike():
+    """Between parameters that are nearly the same a divergence keeps its digits, for tiny parameters too."""
+    near = [
+        (ops.kl_poisson, (1e-7, 1.1e-7)),
+        (ops.kl_exponential, (1e6, 1.1e6)),
+        (ops.kl_bernoulli, (1e-7, 1.1e-7)),
+        (lambda a, b: ops.kl_laplace(0.0, a, 0.0, b), (1e-7, 1.1e-7)),
+        (lambda a, b: ops.kl_normal(0.0, a, 0.0, b), (1e-7, 1.1e-7)),
+        (lambda a, b: ops.kl_categorical([a], [b]), (1e-7, 1.1e-7)),
+    ]
+    for function, parameters in near:
+        single, double = (float(function(*map(dtype, parameters))) for dtype in (np.float32, np.float64))
+        assert np.isclose(single, double, rtol=1e-4)

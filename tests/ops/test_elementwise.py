@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -138,6 +139,46 @@ def test_pow():
     _, (gradient,) = value_and_gradients(lambda x: ops.pow(x, 0.5, gradient="straight_through"), [0.0, -1.0, 4.0])
     assert gradient == [L, L, 0.25]
     assert ops.power is ops.pow
+
+
+@pytest.mark.parametrize("exponent", [-0.5, tf.constant(-0.5)], ids=["number", "tensor"])
+def test_pow_of_a_negative_base_to_a_negative_power(exponent):
+    """A negative base under a root counts as 0, and that as the smallest normal number where it divides."""
+    value = ops.pow([-0.5, -1e-30, 0.0], exponent)
+    np.testing.assert_allclose(value, [float_format("float32").smallest_normal ** -0.5] * 3, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("op", "plain"),
+    [
+        (ops.log, tf.math.log),
+        (ops.log2, keras.ops.log2),
+        (ops.sqrt, tf.sqrt),
+        (ops.rsqrt, tf.math.rsqrt),
+        (ops.reciprocal, tf.math.reciprocal),
+        (ops.divide, tf.divide),
+        (ops.xlogy, tf.math.xlogy),
+        (ops.pow, tf.pow),
+        (lambda x: ops.pow(x, 2.0), lambda x: tf.pow(x, 2.0)),
+        (lambda x: ops.pow(x, 0.5), lambda x: tf.pow(x, 0.5)),
+        (lambda x: ops.pow(x, -1.5), lambda x: tf.pow(x, -1.5)),
+        (ops.acos, tf.acos),
+        (ops.asin, tf.asin),
+        (ops.exp, tf.exp),
+    ],
+    ids=lambda value: getattr(value, "__name__", str(value)),
+)
+def test_gradient_from_above(op, plain):
+    """Whatever the gradient that comes from above, what goes down is that of the plain op, bit for bit."""
+    random = np.random.default_rng(3)
+    num_operands = 2 if op in (ops.divide, ops.xlogy, ops.pow) else 1
+    upstream = tf.constant(random.normal(0, 1e6, 4096), tf.float32)
+    operands = [tf.constant(random.uniform(0.01, 1, 4096), tf.float32) for _ in range(num_operands)]
+    value, gradients = with_gradients(op, upstream)(*operands)
+    expected, expected_gradients = with_gradients(plain, upstream)(*operands)
+    np.testing.assert_array_equal(value, expected)
+    for gradient, expected_gradient in zip(gradients, expected_gradients, strict=True):
+        np.testing.assert_array_equal(gradient, expected_gradient)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

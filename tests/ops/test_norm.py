@@ -230,3 +230,12 @@ def test_a_nan_keeps_to_its_point():
     assert np.isnan(value[0]).all()
     assert np.isnan(value[:, 0]).all()
     assert value[1:, 1:].tolist() == [[0, 5], [5, 0]]
+
+
+def test_batches_of_points_do_not_share_a_unit():
+    """Points near 1 keep their distances beside others in the batch near the end of the range."""
+    points = np.array([[[0.0, 0.0], [3.0, 4.0]], [[0.0, 0.0], [3e38, 0.0]]], "float32")
+    assert ops.pairwise_distances(points).numpy()[0].tolist() == [[0, 5], [5, 0]]
+    value, gradients = with_gradients(ops.pairwise_distances)(tf.constant(points[0]), tf.constant(points))
+    assert value.shape == (2, 2, 2)
+    assert gradients[0].shape == (2, 2)

@@ -199,6 +199,16 @@ def test_cumprod_gradient(exclusive, reverse, mode):
         assert np.allclose(gradient, expected, rtol=1e-5, atol=1e-37)
 
 
+@every_mode
+def test_cumprod_of_fading_products(mode):
+    """Of factors below 1, whose products vanish, the gradient is right but for what vanishes with them."""
+    x = np.random.default_rng(6).uniform(0.1, 0.9, 300).astype("float32")
+    products = np.cumprod(x.astype("longdouble"))
+    expected = np.cumsum(products[::-1])[::-1] / x
+    _, (gradient,) = in_mode(with_gradients(ops.cumprod), mode)(tf.constant(x))
+    assert np.allclose(gradient, expected.astype("float64"), rtol=1e-4, atol=1e-31)
+
+
 def test_second_derivatives():
     """Second derivatives are those of the plain ops, and finite where nothing varies."""
 

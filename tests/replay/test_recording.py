@@ -126,3 +126,29 @@ def test_outline_tells_what_the_watch_knows(captures: list[Any]):
     assert incident.where.code == "step(tf.constant(X))"
     assert any("out of memory" in note for note in incident.notes)
     assert incident.hazard is None
+
+
+def test_norm_without_an_axis_runs_again(captures: list[Any]):
+    """An op whose caller left an attribute out is replayed as it ran."""
+    weight = tf.Variable([0.0, 0.0])
+    with tf.GradientTape() as tape:
+        loss = tf.norm(weight)
+    with pytest.raises(Stopped):
+        tape.gradient(loss, weight)
+    incident = replay.explain(captures[0])
+    assert incident is not None
+    assert (incident.hazard, incident.forward_op, incident.reproduced) == ("NG301", "Sqrt", True)
+
+
+def test_variable_made_in_the_step_is_known(captures: list[Any]):
+    """A step that makes its own variables and slots is judged by what it writes into them."""
+    with tf.GradientTape():
+        weight = keras.Variable([1.0])
+        optimizer = keras.optimizers.Adam(0.1, epsilon=0.0)
+        with pytest.raises(Stopped):
+            optimizer.apply([tf.constant([0.0])], [weight])
+    incident = replay.explain(captures[0])
+    assert incident is not None
+    assert (incident.hazard, incident.op, incident.born_in) == ("NG608", "RealDiv", "update")
+    assert incident.where is not None
+    assert incident.where.code == "optimizer.apply([tf.constant([0.0])], [weight])"

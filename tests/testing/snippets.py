@@ -18,7 +18,7 @@ from nanguard.testing.domains import Domain
 
 # Calls whose result is an array of numbers that stand in the source, or are said by a shape.
 _TENSORS = ("tf.constant", "tf.zeros", "tf.ones", "tf.fill")
-_FILE = "<string>"
+_FILE = "snippet.py"
 _ARRAYS = ("np.array", "np.zeros", "np.ones", "np.full", "np.linspace", "np.arange")
 
 

@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 
 from nanguard.errors import NonFiniteError, UsageError
-from nanguard.testing import NonFiniteAssertion, assert_finite, domains
+from nanguard.testing import NonFiniteAssertion, _message, _numbers, assert_finite, domains
 
 
 def dice(y_true: Any, y_pred: Any) -> Any:
@@ -131,6 +131,17 @@ def test_code_reproduces(function: Any, domain: domains.Domain, mode: Any, monke
     assert not all(np.isfinite(each).all() for each in run_code(failure))
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+def test_code_spells_numbers_exactly(dtype: str) -> None:
+    """Each number of a counterexample is in the pasted code what it was: subnormal ones and -0.0 too."""
+    held = _numbers.numpy_dtype(dtype)
+    point = np.concatenate([each.reshape(-1) for each in domains.any_float((1,), infinities=True).specials(dtype)])
+    for values in (point, np.full(9, point[-1]), np.array(point[4])):
+        read = eval(_message._constant(values, dtype), {"tf": tf, "np": np})
+        assert read.dtype == dtype
+        assert read.numpy().tobytes() == values.astype(held).tobytes()
+
+
 def test_same_each_time() -> None:
     """Two hunts find the same."""
     domain = domains.any_float((3, 4), low=0.1, high=1.0)
@@ -198,11 +209,50 @@ def test_traced_function() -> None:
     np.testing.assert_array_equal(failure.operands["x"], np.array([0.73], np.float32))
 
 
+def scaled(x: Any) -> Any:
+    """Columns scaled by NumPy."""
+    x = x.numpy()
+    with np.errstate(invalid="ignore"):
+        y = (x - x.mean(axis=0)) / x.std(axis=0)
+    return y * 1.0
+
+
 def test_function_of_numpy() -> None:
-    """A function that no graph can hold is tried eagerly."""
+    """A function that no graph can hold is tried eagerly, and the line is told of whose code no op can be seen."""
     with np.errstate(divide="ignore"):
         failure = failure_of(lambda x: np.log(np.abs(x.numpy())), domains.any_float((3,), low=-1, high=1))
-    assert failure.mode == "eager"
+    assert (failure.mode, failure.hazard) == ("eager", "NG101")
+    failure = failure_of(scaled, domains.any_float((3, 2), low=-1, high=1))
+    assert failure.hazard == "NG702"
+    assert "y = (x - x.mean(axis=0)) / x.std(axis=0)" in str(failure)
+
+
+def test_value_that_went_through_numpy() -> None:
+    """The op is told although its number came back as a plain one."""
+    failure = failure_of(lambda x: float(tf.reduce_sum(tf.math.log(x))), domains.probabilities((3, 1)))
+    assert failure.hazard == "NG101"
+
+
+def test_operand_with_infinities() -> None:
+    """Infinities that a domain holds are not to blame for what the function makes of them."""
+    domain = domains.any_float((2,), low=0.0, high=0.0, infinities=True)
+    failure = failure_of(lambda mask, x: mask * x, domains.fixed([0.0, 0.0]), domain, dtypes=["float32"])
+    assert failure.hazard == "NG204"
+
+
+def test_all_axes_of_rows_are_cut() -> None:
+    """Of an image of one-hot labels one pixel is left."""
+
+    def rare(y_true: Any, y_pred: Any) -> Any:
+        return tf.reduce_sum(y_true * y_pred) / tf.reduce_sum(y_true[..., 0])
+
+    failure = failure_of(
+        rare,
+        y_true=domains.one_hot(2, batch=(2, 4, 4)),
+        y_pred=domains.probabilities((2, 4, 4, 2)),
+        dtypes=["float32"],
+    )
+    assert failure.operands["y_true"].tolist() == [[[[0, 1]]]]
 
 
 def test_function_without_operands() -> None:

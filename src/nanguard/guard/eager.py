@@ -18,9 +18,10 @@ from nanguard.guard.graph import HISTORY_STEPS
 
 # What another run of the op would not give again; a variable made in the step would have another handle.
 NOT_REPEATABLE = frozenset({
-    "VarHandleOp", "ReadVariableOp", "ResourceGather", "IteratorGetNext", "IteratorGetNextSync", "EagerPyFunc", "PyFunc",
-    "PyFuncStateless", "RandomUniform", "RandomUniformInt", "RandomStandardNormal", "TruncatedNormal", "RandomGamma",
-    "RandomPoissonV2", "RandomShuffle", "Multinomial", "ParameterizedTruncatedNormal", "VarIsInitializedOp",
+    "VarHandleOp", "ReadVariableOp", "ResourceGather", "IteratorGetNext", "IteratorGetNextSync", "EagerPyFunc",
+    "PyFunc", "PyFuncStateless", "RandomUniform", "RandomUniformInt", "RandomStandardNormal", "TruncatedNormal",
+    "RandomGamma", "RandomPoissonV2", "RandomShuffle", "Multinomial", "ParameterizedTruncatedNormal",
+    "VarIsInitializedOp",
 })  # fmt: skip
 ASSIGNMENTS = frozenset({
     "AssignVariableOp", "AssignAddVariableOp", "AssignSubVariableOp", "ResourceScatterAdd", "ResourceScatterSub",

@@ -57,8 +57,8 @@ class Loss(keras.losses.Loss):  # type: ignore[misc]
     def __call__(self, y_true: Nested, y_pred: Nested, sample_weight: Any = None) -> tf.Tensor:
         with tf.name_scope(self.name):
             mask = mask_of(y_pred)
-            y_pred = tf.nest.map_structure(lambda y: cast_prediction(y, self.dtype), y_pred)
-            y_true = tf.nest.map_structure(self._convert_target, y_true)
+            y_pred = tf.nest.map_structure(lambda y: cast_prediction(y, self.dtype), to_tensors(y_pred))
+            y_true = tf.nest.map_structure(self._convert_target, to_tensors(y_true))
             weights = [
                 tf.cast(tf.convert_to_tensor(part), self.dtype) for part in (sample_weight, mask) if part is not None
             ]
@@ -71,7 +71,6 @@ class Loss(keras.losses.Loss):  # type: ignore[misc]
 
     def _convert_target(self, target: Any) -> tf.Tensor:
         """Gives a target as a tensor; class numbers keep their integer dtype, in which they are exact."""
-        target = tf.convert_to_tensor(target)
         return target if target.dtype.is_integer else tf.cast(target, self.dtype)
 
     def _reduce(self, values: tf.Tensor, sample_weight: tf.Tensor | None, mask: tf.Tensor | None) -> tf.Tensor:
@@ -169,6 +168,13 @@ def _class_docstring(cls: type, function: Callable[..., tf.Tensor]) -> str:
         "`reduction`, `name` and `dtype`."
     )
     return "\n\n".join([summary, own, "\n".join(textwrap.wrap(call, 110, break_on_hyphens=False)), body])
+
+
+def to_tensors(x: Nested) -> Nested:
+    """Gives tensors for all that a structure holds; nested lists of numbers are one tensor, and no structure."""
+    if any(isinstance(leaf, int | float) for leaf in keras.tree.flatten(x)):
+        return tf.convert_to_tensor(x)
+    return keras.tree.map_structure(lambda leaf: None if leaf is None else tf.convert_to_tensor(leaf), x)
 
 
 def align(weights: tf.Tensor, values: tf.Tensor) -> tf.Tensor:

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from nanguard.backend.losses import is_compiled_by_xla
 from nanguard.backend.predictions import logits_behind, map_prediction, mask_of, set_logits, set_mask
+from nanguard.losses._base import to_tensors
 
 Rows: TypeAlias = tf.Tensor
 """One bool for each sample of a batch."""
@@ -40,7 +41,7 @@ class Samples:
         Raises:
             ValueError: If `y_pred` has no axis of samples.
         """
-        samples = cls(_tensors(y_true), _tensors(y_pred), _tensors(sample_weight))
+        samples = cls(to_tensors(y_true), to_tensors(y_pred), to_tensors(sample_weight))
         if samples._lead.shape.rank == 0:
             raise ValueError(
                 "`y_pred` must have an axis of samples, the first one. Received: shape=(). For a single number take "
@@ -199,13 +200,6 @@ def _has_rows(leaf: Any, rows: Rows) -> bool:
         return False
     sizes = (leaf.shape.rank and leaf.shape[0], rows.shape[0])
     return None in sizes or sizes[0] == sizes[1]
-
-
-def _tensors(x: Any) -> Any:
-    leaves = keras.tree.flatten(x)
-    if any(isinstance(leaf, int | float) for leaf in leaves):
-        return tf.convert_to_tensor(x)  # nested lists of numbers are one tensor, not a structure of scalars
-    return keras.tree.map_structure(lambda leaf: None if leaf is None else tf.convert_to_tensor(leaf), x)
 
 
 def _activation_op(y_pred: tf.Tensor) -> Any:

@@ -195,8 +195,8 @@ def _from_probabilities(parts: Parts) -> Callable[..., tuple[object, ...]]:
 def _from_log_softmax(parts: Parts) -> Callable[..., tuple[object, ...]]:
     def elements(target: tf.Tensor, x: tf.Tensor) -> tuple[object, ...]:
         # So that log_p has room for a factor: TensorFlow multiplies a chain of them in the order it likes.
-        log_p = tf.nn.log_softmax(bounded(x, format_of(x).max / 2**10))
-        p = tf.exp(log_p)
+        x = bounded(x, format_of(x).max / 2**10)
+        log_p, p = tf.nn.log_softmax(x), tf.nn.softmax(x)
         by_target, by_log = parts(target, p, log_p)
 
         def slope(upstream: tf.Tensor) -> tf.Tensor:

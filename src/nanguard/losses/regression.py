@@ -9,6 +9,7 @@ from nanguard.losses._base import FunctionLoss
 from nanguard.losses._rows import mean_over, row_loss
 from nanguard.ops._bounds import bounded, check_positive, format_of, largest_slope
 from nanguard.ops._operation import TensorLike
+from nanguard.ops.exponential import log_of_cosh
 
 
 @row_loss

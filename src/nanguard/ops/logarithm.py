@@ -216,13 +216,16 @@ def xlogy(x: TensorLike, y: TensorLike, *, floor: float | None = None, gradient:
 
     @tf.custom_gradient  # type: ignore[untyped-decorator]
     def product(x: tf.Tensor, y: tf.Tensor) -> tuple[tf.Tensor, object]:
+        # Kept for the gradient, where tf.math.xlogy takes it a second time.
+        logarithm = tf.math.log(y)
+
         def backward(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             is_counted = tf.cast(tf.not_equal(x, 0), x.dtype)
-            x_gradient = tf.math.xlogy(is_counted, y) * upstream
+            x_gradient = tf.math.multiply_no_nan(logarithm, is_counted) * upstream
             y_gradient = bounded(tf.math.xdivy(x, y), largest) * upstream
             return reduce_to_shape_of(x_gradient, x), reduce_to_shape_of(y_gradient, y)
 
-        return bounded(tf.math.xlogy(x, y), limit), backward
+        return bounded(tf.math.multiply_no_nan(logarithm, x), limit), backward
 
     return product(x, _at_least_floor(y, floor, gradient))
 

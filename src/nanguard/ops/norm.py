@@ -17,7 +17,7 @@ from nanguard.hazards import (
     SQRT_GRADIENT_AT_ZERO,
     SQRT_OF_NEGATIVE,
 )
-from nanguard.ops._bounds import bounded, check_choice, clamp, format_of, largest_slope
+from nanguard.ops._bounds import bounded, check_choice, clamp, format_of, largest_slope, reduce_to_shape_of
 from nanguard.ops._operation import TensorLike, cures, to_float, to_floats
 from nanguard.ops._scaling import (
     Axis,
@@ -375,15 +375,16 @@ def _by_product(x: tf.Tensor, y: tf.Tensor, is_own: bool, take_root: bool, limit
     # A distance does not depend on where the origin is; its rounding does.
     center = tf.reduce_mean(_finite_or_zero(y) / 2, -2, keepdims=True) * 2
     x, y = _shift(x, center), _shift(y, center)
-    largest = tf.maximum(_largest(tf.abs(_finite_or_zero(x)), None), _largest(tf.abs(_finite_or_zero(y)), None))
-    unit = power_of_two(tf.reshape(largest, []))
+    # Of each matrix: in the unit of another one of the batch it might vanish.
+    largest = tf.maximum(*(_largest(tf.abs(_finite_or_zero(points)), [-2, -1]) for points in (x, y)))
+    unit = power_of_two(largest)
     # Found for the rounding of equal points of up to 4096 numbers.
     num = tf.cast(tf.shape(x)[-1], x.dtype)
     noise = format_of(x).eps * (4 + 2 * tf.sqrt(num))
 
     @tf.custom_gradient  # type: ignore[untyped-decorator]
-    def measured(x: tf.Tensor, y: tf.Tensor) -> tuple[tf.Tensor, object]:
-        x, y = x / unit, y / unit
+    def measured(points: tf.Tensor, others: tf.Tensor) -> tuple[tf.Tensor, object]:
+        x, y = points / unit, others / unit
         x_square, y_square = tf.reduce_sum(tf.square(x), -1), tf.reduce_sum(tf.square(y), -1)
         sums = x_square[..., :, None] + y_square[..., None, :]
         squares = sums - 2 * tf.matmul(x, y, transpose_b=True)
@@ -398,7 +399,8 @@ def _by_product(x: tf.Tensor, y: tf.Tensor, is_own: bool, take_root: bool, limit
             weights = tf.where(is_equal, tf.zeros_like(squares), weights)
             for_x = tf.reduce_sum(weights, -1, keepdims=True) * x - tf.matmul(weights, y)
             from_y = tf.expand_dims(tf.reduce_sum(weights, -2), -1) * y
-            return for_x, from_y - tf.matmul(weights, x, transpose_a=True)
+            for_y = from_y - tf.matmul(weights, x, transpose_a=True)
+            return reduce_to_shape_of(for_x, points), reduce_to_shape_of(for_y, others)
 
         return tf.where(is_equal, tf.zeros_like(squares), distances), backward
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import tensorflow as tf
 
 from nanguard.hazards import (
@@ -21,9 +24,11 @@ from nanguard.ops._bounds import (
     bounded,
     check_choice,
     check_positive,
-    clamp,
+    clipped,
     format_of,
     largest_slope,
+    next_below,
+    pass_where_positive,
     reduce_to_shape_of,
 )
 from nanguard.ops._operation import TensorLike, cures, to_float, to_floats
@@ -139,7 +144,7 @@ def reciprocal(x: TensorLike, *, floor: float | None = None, otherwise: float | 
         y = tf.math.reciprocal(tf.where(is_small, _infinity(x), x))
 
         def backward(upstream: tf.Tensor) -> tf.Tensor:
-            return tf.raw_ops.ReciprocalGrad(y=bounded(y, steepest_root), dy=upstream)
+            return tf.raw_ops.ReciprocalGrad(y=clipped(y, -steepest_root, steepest_root), dy=upstream)
 
         if otherwise is None:
             return tf.where(is_small, tf.math.reciprocal(_away_from_zero(x, low)), y), backward
@@ -186,7 +191,8 @@ def sqrt(x: TensorLike, *, gradient: ClampGradient = "zero") -> tf.Tensor:
 
         def divided(upstream: tf.Tensor) -> tf.Tensor:
             if gradient == "zero":
-                return tf.math.divide_no_nan(upstream * 0.5, y)
+                # In the order of SqrtGrad, which differs in the last bit from the root under half the gradient.
+                return tf.math.divide_no_nan(tf.constant(0.5, y.dtype), y) * upstream
             return tf.raw_ops.SqrtGrad(y=tf.maximum(y, lowest), dy=upstream)
 
         # A function of its own, since the derivative of this division is not finite near 0.
@@ -244,18 +250,36 @@ def rsqrt(x: TensorLike, *, floor: float | None = None, gradient: ClampGradient 
     check_choice("gradient", gradient, ("zero", "straight_through"))
     x = to_float(x)
     low = max(floor or 0.0, _smallest(x))
-    # The slope of what is smaller is that of this number.
-    steepest_at = max(low, (2 * largest_slope(x)) ** (-2 / 3))
+    # The slope is -y**3 / 2.
+    steepest_at = tf.constant((2 * largest_slope(x)) ** (1 / 3), x.dtype)
 
     @tf.custom_gradient  # type: ignore[untyped-decorator]
     def inverse_root(x: tf.Tensor) -> tuple[tf.Tensor, object]:
-        def backward(upstream: tf.Tensor) -> tf.Tensor:
-            y = tf.math.rsqrt(tf.maximum(x, tf.constant(steepest_at, x.dtype)))
-            return tf.raw_ops.RsqrtGrad(y=y, dy=upstream)
+        y = tf.math.rsqrt(tf.maximum(x, tf.constant(low, x.dtype)))
 
-        return tf.math.rsqrt(x), backward
+        def through_floor(x_gradient: tf.Tensor) -> tf.Tensor:
+            if gradient != "zero":
+                return x_gradient
+            # Numbers below the smallest are 0 to the kernels: the sign alone tells what to let through.
+            is_told_by_sign = low == _smallest(x)
+            return pass_where_positive(x_gradient, x if is_told_by_sign else x - next_below(low, x.dtype))
 
-    return inverse_root(clamp(x, low=low, gradient=gradient))
+        def through_root(upstream: tf.Tensor) -> tf.Tensor:
+            return through_floor(tf.raw_ops.RsqrtGrad(y=tf.minimum(y, steepest_at), dy=upstream))
+
+        # A function of its own, since the derivative of what made `y` is not finite near 0.
+        @tf.custom_gradient  # type: ignore[untyped-decorator]
+        def first(upstream: tf.Tensor, x: tf.Tensor) -> tuple[tf.Tensor, object]:
+            def second(outer: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+                is_curved = tf.cast(y < steepest_at, x.dtype)
+                curvature = 0.75 * tf.minimum(y, steepest_at) ** 5 * is_curved
+                return through_root(outer), through_floor(outer * upstream * curvature)
+
+            return through_root(upstream), second
+
+        return y, lambda upstream: first(upstream, x)
+
+    return inverse_root(x)
 
 
 @cures(
@@ -277,7 +301,8 @@ def pow(x: TensorLike, y: TensorLike, *, gradient: ClampGradient = "zero") -> tf
     finite, 9.2e+18 in float32. Where the base was changed, and at a base of 0 with an exponent between 0 and 1, the
     gradient with respect to `x` is 0.
 
-    A NaN comes out as NaN, except that `x**0` and `1**y` are 1 for any `x` and `y`, as in `tf.pow`.
+    A NaN comes out as NaN, except that `x**0` and `1**y` are 1 for any `x` and `y`, as in `tf.pow`. An infinite base
+    may give infinity.
 
     Args:
         x: Base. Floating tensor, any shape.
@@ -293,39 +318,17 @@ def pow(x: TensorLike, y: TensorLike, *, gradient: ClampGradient = "zero") -> tf
     >>> pow([4.0, 0.0, -8.0], 0.5).numpy()
     array([2., 0., 0.], dtype=float32)
     >>> pow([-2.0, 0.0], -1.0).numpy()
-    array([-5.00000e-01,  8.50706e+37], dtype=float32)
+    array([-5.000000e-01,  8.507059e+37], dtype=float32)
 
     Cures:
         NG108 pow-of-negative-base, NG110 pow-of-zero-to-negative-power, NG302 pow-gradient-at-zero,
         NG309 gradient-overflow
     """
     check_choice("gradient", gradient, ("zero", "straight_through"))
-    exponent = float(y) if isinstance(y, int | float) else None
+    if isinstance(y, int | float):
+        return _power_of_number(to_float(x), float(y), gradient)
     x, y = to_floats(x, y)
     limits, steepest = format_of(x), largest_slope(x)
-    may_be_root = exponent is None or not exponent.is_integer()
-    may_be_divisor = exponent is None or exponent < 0
-
-    def base_of(x: tf.Tensor, y: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor | None]:
-        """Gives the base that is asked for, and where it has no gradient."""
-        base, is_stopped = x, None
-        if may_be_root:
-            is_root = (x < 0) & (y > tf.floor(y))
-            # A subnormal number, which the comparison reads as 0, is a negative base to some kernels all the same.
-            base = tf.where(is_root | (tf.abs(x) < _smallest(x)), _zero(x), x)
-            is_stopped = is_root | (tf.equal(base, 0) & (y < 1))
-        if may_be_divisor:
-            is_small = (tf.abs(x) < limits.smallest_normal) & (y < 0)
-            base = tf.where(is_small, _away_from_zero(base, tf.constant(limits.smallest_normal, x.dtype)), base)
-            is_stopped = is_small if is_stopped is None else is_stopped | is_small
-        return base, is_stopped
-
-    def gradient_of_base(upstream: tf.Tensor, base: tf.Tensor, y: tf.Tensor, is_stopped: tf.Tensor | None) -> tf.Tensor:
-        # The bound is put on the power alone, so that the product is in the order in which tf.pow takes it.
-        most = tf.minimum(steepest / tf.abs(y), limits.max)
-        power = tf.maximum(tf.minimum(tf.pow(base, y - 1), most), -most)
-        found = upstream * y * power
-        return found if is_stopped is None or gradient != "zero" else tf.where(is_stopped, _zero(found), found)
 
     def gradient_of_exponent(upstream: tf.Tensor, base: tf.Tensor, z: tf.Tensor) -> tf.Tensor:
         is_positive = base > 0
@@ -335,28 +338,70 @@ def pow(x: TensorLike, y: TensorLike, *, gradient: ClampGradient = "zero") -> tf
     @tf.custom_gradient  # type: ignore[untyped-decorator]
     def power(x: tf.Tensor, y: tf.Tensor) -> tuple[tf.Tensor, object]:
         y = tf.where(tf.abs(y) < _smallest(y), _zero(y), y)
-        base, is_stopped = base_of(x, y)
+        is_root = (x < 0) & (y > tf.floor(y))
+        # A subnormal number, which the comparison reads as 0, is a negative base to some kernels all the same.
+        base = tf.where(is_root | (tf.abs(x) < _smallest(x)), _zero(x), x)
+        is_divisor = (tf.abs(base) < limits.smallest_normal) & (y < 0)
+        is_stopped = is_root | (tf.equal(base, 0) & (y < 1)) | is_divisor
+        base = tf.where(is_divisor, _away_from_zero(base, tf.constant(limits.smallest_normal, x.dtype)), base)
         z = bounded(tf.pow(base, y), limits.max)
 
         def backward(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            return (
-                reduce_to_shape_of(gradient_of_base(upstream, base, y, is_stopped), x),
-                reduce_to_shape_of(gradient_of_exponent(upstream, base, z), y),
-            )
+            x_gradient = upstream * y * _bounded_power(base, y)
+            if gradient == "zero":
+                x_gradient = tf.where(is_stopped, _zero(x), x_gradient)
+            return reduce_to_shape_of(x_gradient, x), reduce_to_shape_of(gradient_of_exponent(upstream, base, z), y)
 
         return z, backward
 
-    @tf.custom_gradient  # type: ignore[untyped-decorator]
-    def power_of_base(x: tf.Tensor) -> tuple[tf.Tensor, object]:
-        base, is_stopped = base_of(x, y)
-        z = bounded(tf.pow(base, y), limits.max)
-        return z, lambda upstream: gradient_of_base(upstream, base, y, is_stopped)
-
-    return power(x, y) if exponent is None else power_of_base(x)
+    return power(x, y)
 
 
 power = pow
 """`pow` by its name in `keras.ops`."""
+
+
+def _power_of_number(x: tf.Tensor, exponent: float, gradient: ClampGradient) -> tf.Tensor:
+    """Gives `pow(x, exponent)`, with only those bounds that the exponent calls for."""
+    limits = format_of(x)
+    with np.errstate(over="ignore"):
+        exponent = float(np.array(exponent, x.dtype.as_numpy_dtype))
+    if abs(exponent) < _smallest(x):
+        exponent = 0.0
+    y, smallest = tf.constant(exponent, x.dtype), limits.smallest_normal
+    is_root = math.isfinite(exponent) and not exponent.is_integer()
+    least = tf.constant(smallest if exponent < 0 else 0, x.dtype)
+
+    @tf.custom_gradient  # type: ignore[untyped-decorator]
+    def power(x: tf.Tensor) -> tuple[tf.Tensor, object]:
+        base = x
+        if is_root:
+            # The maximum makes a subnormal number 0, which some kernels take for a negative base.
+            base = tf.maximum(x, least)
+        elif exponent < 0:
+            base = tf.where(tf.abs(x) < smallest, _away_from_zero(x, least), x)
+        z = tf.pow(base, y)
+
+        def backward(upstream: tf.Tensor) -> tf.Tensor:
+            found = upstream * y * _bounded_power(base, y, is_positive=is_root)
+            if gradient != "zero" or exponent >= 1 or exponent == 0:
+                return found
+            if exponent > 0:
+                return pass_where_positive(found, base)
+            return pass_where_positive(found, (x if is_root else tf.abs(x)) - next_below(smallest, x.dtype))
+
+        # A root is no larger than its base, or than 1.
+        return z if 0 <= exponent <= 1 else bounded(z, limits.max), backward
+
+    return power(x)
+
+
+def _bounded_power(base: tf.Tensor, y: tf.Tensor, *, is_positive: bool = False) -> tf.Tensor:
+    """Gives `base ** (y - 1)` cut so that `y` times it has a finite square."""
+    # The bound is put on the power alone, so that the product is in the order in which tf.pow takes it.
+    most = tf.minimum(largest_slope(base) / tf.abs(y), format_of(base).max)
+    power = tf.minimum(tf.pow(base, y - 1), most)
+    return power if is_positive else tf.maximum(power, -most)
 
 
 def _floor(x: tf.Tensor, floor: float | None) -> tf.Tensor:

@@ -226,8 +226,10 @@ def cumprod(x: TensorLike, axis: int = 0, exclusive: bool = False, reverse: bool
 
     Gives what `tf.math.cumprod` gives where that is finite. A product beyond the largest number stays there, and
     comes back when it meets factors below 1 or a 0. The gradient of `tf.math.cumprod` divides by `x`, and so is 0 at
-    a 0, and wrong where a product vanishes; here it is summed without a division wherever a product is not a number
-    of full precision. Its elements are cut to 9.2e18 (float32), so that their squares are finite.
+    a 0, and wrong where a product vanishes; here it is summed without a division if a product is not a number of
+    full precision. Unless all factors lie between `eps` and 1 in size: their products only fade, and what a gradient
+    loses with each is less than 1e-31 (float32) of what comes from above. Its elements are cut to 9.2e18 (float32), so
+    that their squares are finite.
 
     A NaN in `x` comes out as NaN in the products that it is part of.
 
@@ -282,12 +284,18 @@ def cumprod(x: TensorLike, axis: int = 0, exclusive: bool = False, reverse: bool
                 factors, gradient = oriented(x), oriented(upstream)
                 if exclusive:
                     gradient = _shifted(gradient, -1, 0.0)
-                before = _running_product(_shifted(factors, 1, 1.0))
+                # Not the product by doubling alone: of a branch of only such ops XLA makes a select, and computes both.
+                before = when_finite(
+                    tf.math.cumprod(factors, -1, exclusive=True),
+                    lambda: _running_product(_shifted(factors, 1, 1.0)),
+                )
                 after = _running_sum(_shifted(factors, -1, 0.0), gradient)
                 return back(before * after)
 
-            smallest = tf.constant(format_of(x).smallest_normal, x.dtype)
-            is_safe = tf.reduce_all(tf.abs(plain) >= smallest) & tf.reduce_all(tf.math.is_finite(summed))
+            size, limits = tf.abs(x), format_of(x)
+            is_fading = (tf.reduce_max(size) <= 1) & (tf.reduce_min(size) >= limits.eps)
+            is_whole = tf.reduce_min(tf.abs(plain)) >= limits.smallest_normal
+            is_safe = (is_whole | is_fading) & tf.reduce_all(tf.math.is_finite(summed))
             return bounded(tf.cond(is_safe, by_division, by_scan), limit)
 
         return when_finite(plain, with_cuts), backward

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import tensorflow as tf
 
@@ -56,10 +57,15 @@ def softmax(logits: TensorLike, axis: int | None = -1, *, mask: TensorLike | Non
 
     @tf.custom_gradient  # type: ignore[untyped-decorator]
     def probabilities(x: tf.Tensor) -> tuple[tf.Tensor, object]:
-        largest = tf.reduce_max(x, axis, keepdims=True)
-        # The sum tells a slice of NaN, whose maximum is -inf under XLA.
-        is_empty = tf.equal(largest, -math.inf) & tf.logical_not(tf.math.is_nan(tf.reduce_sum(x, axis, keepdims=True)))
-        y = tf.math.multiply_no_nan(tf.nn.softmax(x, axis), tf.cast(tf.logical_not(is_empty), x.dtype))
+        plain = tf.nn.softmax(x, axis)
+        may_be_empty = tf.equal(tf.reduce_max(x, axis, keepdims=True), -math.inf)
+
+        def zero_where_empty() -> tf.Tensor:
+            # The sum tells a slice of NaN, whose maximum is -inf under XLA.
+            is_nan = tf.math.is_nan(tf.reduce_sum(x, axis, keepdims=True))
+            return tf.math.multiply_no_nan(plain, tf.cast(is_nan | tf.logical_not(may_be_empty), x.dtype))
+
+        y = _if(tf.reduce_any(may_be_empty), zero_where_empty, lambda: plain, mask)
 
         # A function of its own, since the derivative of what made `y` is NaN where nothing is left.
         @tf.custom_gradient  # type: ignore[untyped-decorator]
@@ -116,25 +122,34 @@ def log_softmax(logits: TensorLike, axis: int | None = -1, *, mask: TensorLike |
         limits = format_of(x)
         is_left = tf.not_equal(x, -math.inf)
         plain = tf.nn.log_softmax(x, axis)
+        # A NaN makes its slice NaN as a whole, so that no minimum can pass over it.
+        is_special = tf.reduce_any(tf.logical_not(tf.math.is_finite(tf.reduce_min(plain, axis))))
 
         # A function of its own, as in `softmax`.
         @tf.custom_gradient  # type: ignore[untyped-decorator]
         def first(upstream: tf.Tensor, x: tf.Tensor) -> tuple[tf.Tensor, object]:
-            left = tf.cast(is_left, x.dtype)
-            p = tf.math.multiply_no_nan(tf.exp(plain), left)
-            upstream = tf.math.multiply_no_nan(upstream, left)
-            total = tf.reduce_sum(upstream, axis, keepdims=True)
+            def where_left(t: tf.Tensor) -> tf.Tensor:
+                return tf.math.multiply_no_nan(t, tf.cast(is_left, x.dtype))
+
+            p, counted = _if(
+                is_special,
+                lambda: (where_left(tf.exp(plain)), where_left(upstream)),
+                lambda: (tf.exp(plain), upstream),
+                mask,
+            )
+            total = tf.reduce_sum(counted, axis, keepdims=True)
 
             def second(outer: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-                of_upstream = tf.math.multiply_no_nan(outer - _weighted_sum(outer, p, axis), left)
+                of_upstream = where_left(outer - _weighted_sum(outer, p, axis))
                 return of_upstream, _through_softmax(-total * outer, p, axis)
 
-            return upstream - total * p, second
+            return counted - total * p, second
 
-        y = tf.where(
-            is_left, tf.maximum(plain, tf.constant(-limits.max, x.dtype)), tf.constant(math.log(limits.floor), x.dtype)
-        )
-        return y, lambda upstream: first(upstream, x)
+        def finite() -> tf.Tensor:
+            floored = tf.maximum(plain, tf.constant(-limits.max, x.dtype))
+            return tf.where(is_left, floored, tf.constant(math.log(limits.floor), x.dtype))
+
+        return _if(is_special, finite, lambda: plain, mask), lambda upstream: first(upstream, x)
 
     return log_probabilities(_masked(to_float(logits), mask))
 
@@ -196,6 +211,11 @@ def _through_softmax(upstream: tf.Tensor, y: tf.Tensor, axis: int) -> tf.Tensor:
 
 def _weighted_sum(x: tf.Tensor, weights: tf.Tensor, axis: int) -> tf.Tensor:
     return tf.reduce_sum(x * weights, axis, keepdims=True)
+
+
+def _if(is_special: tf.Tensor, special: Callable[[], Any], ordinary: Callable[[], Any], mask: TensorLike | None) -> Any:
+    """Gives `special()`, which takes more passes over all elements, where it is called for: with any mask it is."""
+    return tf.cond(is_special, special, ordinary) if mask is None else special()
 
 
 def _masked(x: tf.Tensor, mask: TensorLike | None) -> tf.Tensor:

@@ -18,6 +18,7 @@ from nanguard.ops._bounds import (
     bounded,
     check_choice,
     clamp,
+    clipped,
     format_of,
     largest_slope,
     pass_where_positive,
@@ -313,11 +314,12 @@ def _inverse_of_circle(
             # The gap is eps at the number next to an end, 0 at the end, and below -eps beyond it.
             # Not tf.square, whose own slope, 2 * x, may overflow in a second derivative.
             gap, eps = 1 - x * x, tf.constant(format_of(x).eps, x.dtype)
+            if gradient == "zero":
+                upstream = pass_where_positive(upstream, gap + eps)
             steepness = tf.math.reciprocal(tf.sqrt(tf.maximum(gap, eps)))
-            upstream = upstream * steepness if sign > 0 else -upstream * steepness
-            return pass_where_positive(upstream, gap + eps) if gradient == "zero" else upstream
+            return upstream * steepness if sign > 0 else -upstream * steepness
 
-        return plain(bounded(x, 1.0)), backward
+        return plain(clipped(x, -1.0, 1.0)), backward
 
     return inverse(x)
 

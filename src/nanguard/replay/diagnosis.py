@@ -257,7 +257,7 @@ class Doctor:
     def _fallback(self, event: Event, phase: Phase) -> Hazard:
         candidates = [h for h in hazards.for_op(self.op(event), phase) if self.op(event) in h.ops]
         overflow = hazards.ARITHMETIC_OVERFLOW
-        if phase == "forward" and overflow in candidates and all(map(self._program.is_finite, event.inputs)):
+        if phase == "forward" and overflow in candidates and self._overflows(event):
             return overflow
         patterns = [hazard for hazard in candidates if not hazard.strikes]
         if patterns:
@@ -268,6 +268,12 @@ class Doctor:
             forward = self._fallback_forward(event)
             return forward if forward is not None else hazards.GRADIENT_OVERFLOW
         return candidates[0] if candidates else hazards.ARITHMETIC_OVERFLOW
+
+    def _overflows(self, event: Event) -> bool:
+        """Whether an op makes an infinity of finite numbers."""
+        outputs = (array(self._program.values[number]) for number in event.outputs)
+        is_infinite = any(output.dtype.kind == "f" and bool(np.isinf(output).any()) for output in outputs)
+        return is_infinite and all(map(self._program.is_finite, event.inputs))
 
     def _fallback_forward(self, event: Event) -> Hazard | None:
         struck = self._strike(event, "forward", self.operands(event))
@@ -288,6 +294,8 @@ class Doctor:
             is_absorbed = op in absorbed.ops and (
                 hazard is None or hazard.cause in ("log_of_zero", "div_by_zero", "softmax_then_log")
             )
+            # A slope that is infinite at 0 or 1 alone: what kept the operand away from there was rounded off.
+            is_absorbed |= hazard in (hazards.POW_GRADIENT_AT_ZERO, hazards.INVERSE_TRIG_GRADIENT_AT_END)
             return absorbed if is_absorbed else hazards.FLOAT16_RANGE
         if op in ("Log", "Log1p", "Xlogy") and hazard is not hazards.LOG_OF_NEGATIVE:
             operand = (self.operands(event) or (None,))[-1]

@@ -126,6 +126,7 @@ class _Explanation:
         if not seen and capture.operands is not None:
             # Given back by NumPy or plain Python: what is left are the numbers that no op has taken.
             seen, numbers = ("loss",), self._last_numbers()
+            self.losses = numbers
         if not numbers:
             return self._not_reproduced()
         steps = Steps(self.program, self.losses, self.gradients)
@@ -345,7 +346,7 @@ class _Explanation:
         incident = self._filled(
             seen,
             diagnosis,
-            None if diagnosis.born_in == "divergence" else line,
+            line if diagnosis.born_in != "divergence" or self.capture.operands is not None else None,
             place,
             forward,
             received,

@@ -60,6 +60,8 @@ def _sortable(value: float) -> float:
 
 def summary(diagnosis: Diagnosis, op: str | None, forward: origin.Origin | None, made: str, capture: Capture) -> str:
     """What happened, in one sentence without a full stop; phase and step are told beside it."""
+    if diagnosis.born_in == "divergence" and capture.operands is not None:
+        return f"A recurrence grew from step to step until {op} gave {made}"
     if diagnosis.born_in == "divergence":
         first, last = (capture.history[0], capture.history[-1]) if capture.history else (None, None)
         grew = ""

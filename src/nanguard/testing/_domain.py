@@ -41,6 +41,11 @@ class Domain(ABC):
         return False
 
     @property
+    def has_free_rows(self) -> bool:
+        """Whether each row along the last axis may be what it likes, whatever the others and their number are."""
+        return self.has_free_elements
+
+    @property
     def is_single(self) -> bool:
         """Whether it has one point alone."""
         return False
@@ -165,7 +170,9 @@ class Floats(Domain):
         inside = _numbers.rounded(points, dtype, low, high)
         for extra in self.extras:
             inside = np.where(np.isnan(points) if math.isnan(extra) else points == extra, extra, inside)
-        return inside if math.nan in self.extras else np.nan_to_num(inside, nan=low if low > 0 else min(high, 0.0))
+        if math.nan in self.extras:
+            return inside
+        return np.where(np.isnan(inside), low if low > 0 else min(high, 0.0), inside)
 
     def simple(self, dtype: str) -> list[float]:
         low, high = self._limits(dtype)
@@ -186,6 +193,10 @@ class Rows(Domain):
     """Rows of numbers that belong together: probabilities that sum to 1, or vectors of length 1."""
 
     is_unit: bool = False
+
+    @property
+    def has_free_rows(self) -> bool:
+        return True
 
     def _normal(self, points: np.ndarray) -> np.ndarray:
         points = points if self.is_unit else np.abs(points)
@@ -224,6 +235,10 @@ class Rows(Domain):
 @dataclass(frozen=True)
 class OneHot(Domain):
     """Rows with a single 1."""
+
+    @property
+    def has_free_rows(self) -> bool:
+        return True
 
     def specials(self, dtype: str) -> list[np.ndarray]:
         rows = (math.prod(self.shape[:-1]), self.shape[-1])
@@ -312,7 +327,7 @@ class Fixed(Domain):
 
     def project(self, points: np.ndarray, dtype: str) -> np.ndarray:
         if points.shape[points.ndim - len(self.shape) :] != self.shape:
-            return points
+            return self._only()  # a part of it is another point
         only = np.broadcast_to(self._only(), points.shape)
         return only.astype(_numbers.numpy_dtype(self.dtype_in(dtype))).astype(only.dtype)
 

@@ -93,7 +93,7 @@ class Guide:
         return tf.vectorized_map(
             lambda each: self._one_moved(each[0], each[1], each[2]),
             (points, which, targets),
-            fallback_to_while_loop=False,
+            fallback_to_while_loop=True,
         )
 
     def _one_moved(self, operands: list[Any], which: Any, target: Any) -> list[Any]:

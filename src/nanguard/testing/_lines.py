@@ -23,6 +23,7 @@ from nanguard.replay import names, origin
 
 _FITS = ("fit", "evaluate", "train_on_batch", "test_on_batch")
 _MOST_NUMBERS = 1000
+_MOST_CALLS = 3
 # What a line may compute, with the op whose hazard it then has; a division in NumPy most often scales data.
 _KINDS: dict[str, Hazard] = {
     "RealDiv": hazards.PREPROCESSING_MADE_NONFINITE,
@@ -35,7 +36,8 @@ _KINDS: dict[str, Hazard] = {
 
 def explain(call: Callable[[], Any]) -> Incident | None:
     """Runs a call and tells the first line after which a number is not finite; None if no line shows one."""
-    line = _first_bad_line(call)
+    # Where weights are drawn in the call, not every call goes wrong.
+    line = next(filter(None, (_first_bad_line(call) for _ in range(_MOST_CALLS))), None)
     if line is None:
         return None
     hazard = _hazard(line)
@@ -74,7 +76,9 @@ def _first_bad_line(call: Callable[[], Any]) -> origin.Line | None:
     before: dict[FrameType, tuple[int, set[str]]] = {}  # the line that runs in each frame, and what was bad before it
 
     def trace(frame: FrameType, event: str, result: Any) -> Any:
-        if event == "call" and not source.is_users(frame.f_code.co_filename):
+        file = frame.f_code.co_filename
+        # Generated code, such as the methods of a dataclass, has no file.
+        if event == "call" and (file == "<string>" or not source.is_users(file)):
             return None
         last, known = before.get(frame, (frame.f_lineno, set()))
         bad = {name for name, value in list(frame.f_locals.items()) if _is_bad(value)}
@@ -82,9 +86,9 @@ def _first_bad_line(call: Callable[[], Any]) -> origin.Line | None:
             known = bad
         elif event in ("line", "return") and not found:
             if bad - known:
-                found.append((frame.f_code.co_filename, last, frame.f_code.co_name))
+                found.append((file, last, frame.f_code.co_name))
             elif event == "return" and not bad and _is_bad(result):
-                found.append((frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name))
+                found.append((file, frame.f_lineno, frame.f_code.co_name))
         before[frame] = (frame.f_lineno, known | bad)
         return trace
 
@@ -106,5 +110,5 @@ def _is_bad(value: Any) -> bool:
     if isinstance(value, np.ndarray | np.generic):
         return value.dtype.kind == "f" and not bool(np.isfinite(value).all())
     if isinstance(value, list | tuple) and len(value) <= _MOST_NUMBERS:
-        return any(_is_bad(each) for each in value)
+        return any(isinstance(each, float) and not math.isfinite(each) for each in value)
     return False

@@ -11,6 +11,7 @@ import numpy as np
 
 from nanguard import hazards
 from nanguard.findings import Incident, Operand
+from nanguard.intervals import float_format
 from nanguard.testing import _numbers
 from nanguard.testing._search import Found
 from nanguard.testing._subject import Subject
@@ -75,7 +76,7 @@ def _cured(incident: Incident) -> list[str]:
 def _received(subject: Subject, found: Found, incident: Incident | None) -> list[str]:
     """The operands of the op that the replay blames, or else those of the function."""
     if incident is not None and incident.operands:
-        lines = [_operand(each) for each in incident.operands[:3]]
+        lines = list(dict.fromkeys(map(_operand, incident.operands)))[:3]
     else:
         lines = [
             f"{name}: {domain.dtype_in(found.runner.dtype)} {values.shape}"
@@ -152,6 +153,9 @@ def _constant(values: np.ndarray, dtype: str) -> str:
     kind = f"tf.{dtype}"
     if values.size == 0:
         return f"tf.zeros({values.shape}, {kind})"
+    if dtype == "bfloat16" and (np.abs(values[values != 0]) < float_format(dtype).smallest_normal).any():
+        # tf.constant takes a Python number that is subnormal in bfloat16 for 0.
+        return f"tf.cast({_constant(values, 'float32')}, {kind})"
     flat = values.reshape(-1)
     if values.size > 8 and (flat.view(np.int64) == flat.view(np.int64)[0]).all():
         return f"tf.fill({values.shape}, tf.constant({_element(flat[0], dtype)}, {kind}))"

@@ -17,6 +17,7 @@ _BATCH = 256
 _MOST_SPECIALS = 400
 _GENERATIONS = 8
 _PARENTS = 16
+_SLOWER = 5  # how many times fewer random points are tried one by one
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ class _InDtype:
         searches.append(lambda: self._growth(fast))
         searches.append(lambda: self._guided(fast))
         if eager is not None:
-            searches.append(lambda: self._slowly(eager, specials, 40))
+            searches.append(lambda: self._slowly(eager, specials, 24))
         if xla is not None:
             searches.append(lambda: self._slowly(xla, specials, 200))
         for search in searches:
@@ -203,6 +204,8 @@ class _InDtype:
             found, _ = self._batch(runner, self._draw(min(_BATCH, self._max_examples - start)), "random")
             if found is not None or runner.is_hopeless or self._is_over():
                 return found
+            if not runner.is_batched and start + _BATCH >= self._max_examples // _SLOWER:
+                return None
         return None
 
     def _slowly(self, runner: Runner, specials: Sequence[Point], count: int) -> Found | None:

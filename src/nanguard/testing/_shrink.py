@@ -16,26 +16,30 @@ import numpy as np
 from nanguard.testing import _numbers
 from nanguard.testing._domain import Domain
 from nanguard.testing._search import Found
-from nanguard.testing._subject import Point
+from nanguard.testing._subject import Mode, Point
 
 _MOST_NUMBERS = 4
 _EXAMPLES = 150
+# A new shape is traced and compiled anew, which takes longer than a call.
+_SECONDS: dict[Mode, float] = {"eager": 1.5, "graph": 2.5, "xla": 3.0}
+_MOST_RUNS = 2000
 
 
-def shrink(found: Found, *, seconds: float, seed: int) -> Found:
+def shrink(found: Found) -> Found:
     """Gives a counterexample that is as small as can be found in the time, for the same mode, dtype and part."""
-    return replace(found, point=_Shrinker(found, time.monotonic() + seconds, seed).run())
+    return replace(found, point=_Shrinker(found, time.monotonic() + _SECONDS[found.runner.mode]).run())
 
 
 class _Shrinker:
-    def __init__(self, found: Found, end: float, seed: int) -> None:
+    def __init__(self, found: Found, end: float) -> None:
         self._found = found
         self._runner = found.runner
         self._dtype = found.runner.dtype
         self._domains = found.runner.subject.domains
         self._end = end
-        self._seed = seed
         self._point = found.point
+        self._runs = 0
+        self._longest = 0.0  # seconds that a run took
 
     def run(self) -> Point:
         if not self._domains or not self._holds(self._point):
@@ -48,9 +52,15 @@ class _Shrinker:
         return self._point
 
     def _holds(self, point: Point) -> bool:
-        if time.monotonic() > self._end:
+        start = time.monotonic()
+        self._runs += 1
+        if self._runs > _MOST_RUNS or start + self._longest > self._end:
             return False
-        return self._runner.subject.fits(point, self._dtype) and self._runner.outcome(point) == self._found.part
+        if not self._runner.subject.fits(point, self._dtype):
+            return False
+        outcome = self._runner.outcome(point)
+        self._longest = max(self._longest, time.monotonic() - start)
+        return outcome == self._found.part
 
     def _takes(self, point: Point) -> bool:
         """Goes on from a point if it is still a counterexample."""
@@ -68,8 +78,12 @@ class _Shrinker:
 
     def _cut_other_axes(self) -> None:
         shapes = {values.shape for values in self._point}
-        if len(shapes) == 1 and all(domain.has_free_elements for domain in self._domains):
-            for axis in range(1, len(next(iter(shapes)))):
+        if len(shapes) != 1:
+            return
+        num_axes = len(next(iter(shapes)))
+        for axis in range(1, num_axes):
+            is_last = axis == num_axes - 1
+            if all(each.has_free_elements if is_last else each.has_free_rows for each in self._domains):
                 self._cut(axis)
 
     def _cut(self, axis: int) -> None:

@@ -188,7 +188,7 @@ class Runner:
         self.num_done = 0
         self.num_raised = 0
         self._state = [each.numpy() for each in subject.state]
-        self._is_batched = mode == "graph"
+        self.is_batched = mode == "graph"
         self._concrete: dict[tuple[tuple[int, ...], ...], Any] = {}
 
     @property
@@ -221,16 +221,16 @@ class Runner:
             gradients, 0 where not known.
         """
         count = len(points[0]) if points else 1
-        if self._is_batched and points:
+        if self.is_batched and points:
             try:
                 tensors = self.subject.tensors(points, self.dtype)
                 is_ok, sizes = (each.numpy() for each in self._batched(*tensors))
                 self.num_done += count
                 ok = [_OUTCOMES[0 if value and gradient else 1 if not value else 2] for value, gradient in is_ok]
                 return ok, sizes
-            except (tf.errors.OpError, ValueError, TypeError, NotImplementedError, LookupError, RuntimeError) as error:
+            except Exception as error:  # whatever a user's function, or its vectorisation, may raise
                 # One point that raises stops the batch; a function that cannot be vectorised stops every one.
-                self._is_batched = isinstance(error, tf.errors.OpError)
+                self.is_batched = isinstance(error, tf.errors.OpError)
             finally:
                 self.restore()
         found: list[Outcome] = []
@@ -255,7 +255,8 @@ class Runner:
     @functools.cached_property
     def _batched(self) -> Any:
         def run(*points: Any) -> Any:
-            return tf.vectorized_map(lambda point: self._judged(*point), points, fallback_to_while_loop=False)
+            # Ops that have no vectorised form run in a loop inside of the graph, which still beats many calls.
+            return tf.vectorized_map(lambda point: self._judged(*point), points, fallback_to_while_loop=True)
 
         domains = self.subject.domains
         specs = [tf.TensorSpec((None, *domain.shape), domain.dtype_in(self.dtype)) for domain in domains]

@@ -71,16 +71,9 @@ def of(name: str, dtype: str) -> keras.losses.Loss:
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_loss_is_not_accused(name: str) -> None:
-    """Value and gradient are finite in eager mode, in a graph and under XLA."""
+    """Value and gradient are finite in eager mode and a graph; `tools/hunts.py` has XLA and half precision too."""
     y_true, y_pred = OPERANDS.get(name, (ANY, ANY))
-    assert_finite(of(name, "float32"), y_true=y_true, y_pred=y_pred, seconds=3)
-
-
-@pytest.mark.parametrize("name", LOSSES)
-def test_loss_of_half_precision_is_not_accused(name: str) -> None:
-    """In float16 they are so too, as far as a graph shows it; `tools/hunts.py` looks everywhere."""
-    y_true, y_pred = OPERANDS.get(name, (ANY, ANY))
-    assert_finite(of(name, "float16"), y_true=y_true, y_pred=y_pred, seconds=1, modes=["graph"])
+    assert_finite(of(name, "float32"), y_true=y_true, y_pred=y_pred, seconds=3, modes=["eager", "graph"])
 
 
 @pytest.mark.parametrize("name", [*OPERANDS, *ARGUMENTS])
