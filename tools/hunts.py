@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "testing"))
 import keras
 import snippets
 import tensorflow as tf
-import test_catalogue
+import test_hunts
 import test_silent_losses
 
 from nanguard import hazards, ops
@@ -56,9 +56,9 @@ def examples(kind: str) -> Iterator[Hunt]:
     """The hunts through each hazard's `bad` or `good`."""
     for hazard in hazards.ALL:
         snippet = snippets.function_of(getattr(hazard, kind))
-        is_fixed = kind == "good" and hazard.code in test_catalogue.GOOD_FOR_ITS_NUMBERS
+        is_fixed = kind == "good" and hazard.code in test_hunts.GOOD_FOR_ITS_NUMBERS
         given = snippet.fixed if is_fixed else snippet.domains
-        looks_at_gradients = kind == "good" and test_catalogue.looks_at_gradients(hazard)
+        looks_at_gradients = kind == "good" and test_hunts.looks_at_gradients(hazard)
 
         def hunt(snippet: Any = snippet, given: Any = given, gradients: bool = looks_at_gradients) -> None:
             assert_finite(snippet.function, *given, dtypes=["float32"], seconds=5, gradients=gradients)

@@ -20,7 +20,10 @@ from nanguard.losses.guarded import Guarded
 
 NAN = float("nan")
 MODES = ("eager", "graph", "xla")
-REDUCTIONS = ("sum_over_batch_size", "mean", "sum", "none", "mean_with_sample_weight")
+REDUCTIONS = ["sum_over_batch_size", "sum", "none"]
+KERAS_VERSION = tuple(int(part) for part in keras.__version__.split(".")[:2])
+if KERAS_VERSION >= (3, 7):  # older ones know no other
+    REDUCTIONS += ["mean", "mean_with_sample_weight"]
 
 RANDOM = np.random.default_rng(0)
 LABELS = RANDOM.normal(size=(6, 3)).astype("float32")
@@ -136,8 +139,10 @@ def test_denominators_are_those_of_the_smaller_batch(reduction: str, is_weighted
     plain, plain_gradient = value_and_gradient(
         masked(loss, mask[keep]), labels[keep], predictions[keep], None if weights is None else weights[keep], mode
     )
-    np.testing.assert_array_max_ulp(value[keep] if value.ndim else value, plain, maxulp=2 if mode == "xla" else 0)
-    np.testing.assert_array_max_ulp(gradient[keep], plain_gradient, maxulp=2 if mode == "xla" else 0)
+    # A graph of another shape may be optimised to another order of the same products.
+    maxulp = {"eager": 0, "graph": 1, "xla": 2}[mode]
+    np.testing.assert_array_max_ulp(value[keep] if value.ndim else value, plain, maxulp=maxulp)
+    np.testing.assert_array_max_ulp(gradient[keep], plain_gradient, maxulp=maxulp)
     assert not gradient[1].any()
     if value.ndim:
         assert not value[1].any()
@@ -317,6 +322,7 @@ def test_numbers_too_large_to_square_affect_nothing():
     assert float(guarded.ignored.result()) == 0
 
 
+@pytest.mark.skipif(KERAS_VERSION < (3, 7), reason="Keras itself takes no structures in a function's loss")
 @pytest.mark.parametrize("mode", ["eager", "graph", "xla"])
 def test_structures_of_tensors(mode: str):
     """Labels and predictions may be dicts, and one part that is not finite affects its sample."""

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import doctest
-
 import hypothesis
-import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from nanguard.errors import UsageError
-from nanguard.testing import _assertion, _numbers, domains
+from nanguard.testing import _numbers, domains
 
 EVERY = {
     "any_float": domains.any_float((3, 4)),
@@ -133,10 +129,15 @@ def test_bad_ranges() -> None:
         domains.unit_vectors(())
 
 
-@pytest.mark.parametrize("module", [domains, _assertion], ids=lambda module: module.__name__)
-def test_examples(module: object) -> None:
-    """The examples of the docstrings give what they say."""
-    names = {**vars(module), "np": np, "tf": tf, "keras": keras, "domains": domains}
-    result = doctest.testmod(module, extraglobs=names)  # type: ignore[arg-type]
-    assert result.attempted
-    assert not result.failed
+def test_fixed_point_has_no_parts() -> None:
+    """A part of a fixed point, or other numbers in its place, is no point of its domain."""
+    domain = domains.fixed([0.0, 1.0])
+    assert domain.contains(np.array([0.0, 1.0]), "float32")
+    assert not domain.contains(np.array([0.0]), "float32")
+    assert not domain.contains(np.array([1.0, 1.0]), "float32")
+
+
+def test_infinities_stay_so() -> None:
+    """Points of a domain with infinities hold them as such, next to numbers of the dtype."""
+    points = domains.any_float((2,), infinities=True).specials("float16")
+    assert {abs(x) for point in points for x in point if abs(x) > 65504.0} == {np.inf}

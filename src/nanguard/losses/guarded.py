@@ -206,20 +206,29 @@ def _counters_of_model(model: Any) -> list[SampleCount]:
     """The counters of all guarded losses that a model was compiled with, each with a name of its own."""
     counters: list[SampleCount] = []
     guarded = {
-        id(loss): (path, loss)
-        for path, loss in keras.tree.flatten_with_path(model.loss)
+        id(loss): (output, loss)
+        for output, loss in _losses_by_output(model.loss)
         if isinstance(loss, Guarded) and loss.on_nonfinite != "raise"
     }
-    for path, loss in guarded.values():
+    for output, loss in guarded.values():
         strategy = model.distribute_strategy
         if loss.ignored.strategy is not strategy and strategy.num_replicas_in_sync > 1:
             with strategy.scope():
                 loss._counter = loss._new_counter()
         if len(guarded) > 1:
-            output = path[0] if isinstance(path[0], str) else model.output_names[path[0]]
-            loss.ignored.name = f"{output}_{loss.ignored.did}"
+            name = output if isinstance(output, str) else model.output_names[output]
+            loss.ignored.name = f"{name}_{loss.ignored.did}"
         counters.append(loss.ignored)
     return counters
+
+
+def _losses_by_output(losses: Any) -> list[tuple[str | int, Any]]:
+    """What a model was compiled with, as pairs of the name or number of an output and a loss of it."""
+    if isinstance(losses, dict):
+        return [(output, loss) for output, part in losses.items() for loss in keras.tree.flatten(part)]
+    if isinstance(losses, list | tuple):
+        return [(output, loss) for output, part in enumerate(losses) for loss in keras.tree.flatten(part)]
+    return [(0, losses)]
 
 
 def _loss_of(loss: Any, reduction: str | None) -> keras.losses.Loss:

@@ -104,6 +104,7 @@ def assert_finite(
 
     Example:
 
+    >>> from nanguard.testing import domains
     >>> assert_finite(tf.math.softplus, domains.logits(shape=(4,)), modes=["eager"])
     >>> try:
     ...     assert_finite(tf.math.log, domains.probabilities(shape=(1,)), modes=["eager"])
