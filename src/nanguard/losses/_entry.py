@@ -9,7 +9,7 @@ import keras
 import tensorflow as tf
 
 from nanguard.intervals import float_format
-from nanguard.ops._bounds import bounded, format_of
+from nanguard.ops._bounds import bounded, clipped, format_of
 from nanguard.ops._operation import TensorLike, to_float
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -57,7 +57,7 @@ def admit(
 
     @tf.custom_gradient  # type: ignore[untyped-decorator]
     def admitted(x: tf.Tensor) -> tuple[tf.Tensor, object]:
-        y = tf.raw_ops.ClipByValue(t=tf.cast(x, dtype), clip_value_min=least, clip_value_max=largest)
+        y = clipped(tf.cast(x, dtype), least, largest)
         return y, lambda upstream: tf.cast(bounded(upstream, slope_limit), x.dtype)
 
     return admitted(x)

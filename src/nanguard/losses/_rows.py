@@ -13,7 +13,7 @@ from nanguard.backend.losses import is_compiled_by_xla
 from nanguard.backend.predictions import map_prediction
 from nanguard.losses._base import same_rank
 from nanguard.losses._entry import dismiss, working_dtype
-from nanguard.ops._bounds import bounded, format_of, reduce_to_shape_of
+from nanguard.ops._bounds import bounded, clipped, format_of, reduce_to_shape_of
 from nanguard.ops._operation import to_float
 from nanguard.ops._scaling import when_finite
 
@@ -176,19 +176,12 @@ def share_of_max(values: tf.Tensor, axis: Axis) -> tf.Tensor:
 def summable(values: tf.Tensor, axis: Axis = -1) -> tf.Tensor:
     """Gives the elements cut so that +inf and -inf cannot meet in the sum of a row and make NaN."""
     limit = share_of_max(values, axis)
-    return tf.raw_ops.ClipByValue(t=values, clip_value_min=-limit, clip_value_max=limit)
+    return clipped(values, -limit, limit)
 
 
 def where_nan(rows: tf.Tensor, otherwise: Callable[[], tf.Tensor]) -> tf.Tensor:
     """Gives rows, and what `otherwise` works out in the place of those that are NaN; it costs nothing until needed."""
     return when_finite(rows, lambda: tf.where(tf.math.is_nan(rows), otherwise(), rows))
-
-
-def between(x: tf.Tensor, low: float, high: float) -> tf.Tensor:
-    """Gives `x` cut to `[low, high]` in one pass over the elements; a NaN stays NaN."""
-    return tf.raw_ops.ClipByValue(
-        t=x, clip_value_min=tf.constant(low, x.dtype), clip_value_max=tf.constant(high, x.dtype)
-    )
 
 
 def nearest_to_zero(x: tf.Tensor) -> float:

@@ -11,13 +11,12 @@ from nanguard.losses._base import FunctionLoss
 from nanguard.losses._logits import logits_of
 from nanguard.losses._rows import (
     Axis,
-    between,
     mean_over,
     nearest_to_one,
     nearest_to_zero,
     row_loss,
 )
-from nanguard.ops._bounds import bounded, clamp, format_of, largest_slope, next_below
+from nanguard.ops._bounds import bounded, clamp, clipped, format_of, largest_slope, next_below
 from nanguard.ops._operation import TensorLike
 
 
@@ -123,7 +122,7 @@ def binary_focal_crossentropy(
             p, rest = sigmoids(x)
             loss = _logit_loss(target, x)
         else:
-            p = between(x, 0, 1)
+            p = clipped(x, 0, 1)
             rest = 1 - p
             loss, log_odds = _probability_loss(target, p)
         too_high, too_low = (1 - target) * p, target * rest
@@ -204,7 +203,7 @@ def _from_logits(target: tf.Tensor, x: tf.Tensor) -> tuple[object, ...]:
 def _from_probabilities(target: tf.Tensor, x: tf.Tensor) -> tuple[object, ...]:
     # No target is so large; up to here the slope at epsilon has a finite square.
     target = bounded(target, largest_slope(x) * nearest_to_zero(x) / 2)
-    p = between(x, 0, 1)
+    p = clipped(x, 0, 1)
     loss, log_odds = _probability_loss(target, p)
     return (
         loss,
@@ -247,7 +246,7 @@ def _probability_loss(target: tf.Tensor, p: tf.Tensor) -> tuple[tf.Tensor, Calla
 
     # TensorFlow's log1p is off by 4.4 ulp, and its log by 3.2 near 1; XLA's are better. Neither is asked for that here.
     is_low = p < 0.5
-    inside = tf.raw_ops.ClipByValue(t=p, clip_value_min=floor, clip_value_max=below_one)
+    inside = clipped(p, floor, below_one)
     log_less = tf.math.log(tf.minimum(inside, 1 - inside))
     less = tf.minimum(p, 1 - p)
     minus_log_more = 2 * tf.math.atanh(less / (2 - less))
@@ -258,7 +257,7 @@ def _probability_loss(target: tf.Tensor, p: tf.Tensor) -> tuple[tf.Tensor, Calla
 
 
 def _probability_slope(target: tf.Tensor, p: tf.Tensor) -> tf.Tensor:
-    inside = between(p, nearest_to_zero(p), nearest_to_one(p))
+    inside = clipped(p, nearest_to_zero(p), nearest_to_one(p))
     return (inside - target) / (inside * (1 - inside))
 
 

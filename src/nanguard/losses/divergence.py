@@ -6,8 +6,16 @@ import keras
 import tensorflow as tf
 
 from nanguard.losses._base import FunctionLoss
-from nanguard.losses._rows import between, mean_over, nearest_to_zero, row_loss, sum_over
-from nanguard.ops._bounds import bounded, format_of, largest_slope, next_above, pass_where_positive, reduce_to_shape_of
+from nanguard.losses._rows import mean_over, nearest_to_zero, row_loss, sum_over
+from nanguard.ops._bounds import (
+    bounded,
+    clipped,
+    format_of,
+    largest_slope,
+    next_above,
+    pass_where_positive,
+    reduce_to_shape_of,
+)
 from nanguard.ops._operation import TensorLike
 from nanguard.ops._scaling import cut, sum_of_squares
 
@@ -38,8 +46,8 @@ def kl_divergence(y_true: TensorLike, y_pred: TensorLike) -> tf.Tensor:
 
     def elements(target: tf.Tensor, prediction: tf.Tensor) -> tuple[object, ...]:
         limits = format_of(target)
-        share = between(target, 0, 1)
-        ratio = share / between(prediction, limits.floor, 1)
+        share = clipped(target, 0, 1)
+        ratio = share / clipped(prediction, limits.floor, 1)
         log_ratio = tf.math.log(tf.maximum(ratio, tf.constant(limits.smallest_normal, target.dtype)))
 
         def slope(upstream: tf.Tensor) -> tf.Tensor:

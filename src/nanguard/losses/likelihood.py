@@ -10,8 +10,8 @@ import tensorflow as tf
 
 from nanguard.losses._base import FunctionLoss, same_rank
 from nanguard.losses._entry import admit, admit_target, dismiss, like, mean_of_last_axis, parts, reach_of, registered
-from nanguard.losses._rows import between, mean_over, row_loss, sum_over, summable, widen
-from nanguard.ops._bounds import bounded, check_positive, format_of, largest_slope
+from nanguard.losses._rows import mean_over, row_loss, sum_over, summable, widen
+from nanguard.ops._bounds import bounded, check_positive, clipped, format_of, largest_slope
 from nanguard.ops._operation import TensorLike, to_float
 
 LOG_OF_TWO_PI = math.log(2 * math.pi)
@@ -302,7 +302,7 @@ def _gaussian(
     t: tf.Tensor, mean: tf.Tensor, spread: tf.Tensor, log_variance: bool, epsilon: float, beta: float, full: bool
 ) -> tuple[Any, ...]:
     if log_variance:
-        log_v = between(spread, math.log(epsilon), LARGEST_LOG_VARIANCE)
+        log_v = clipped(spread, math.log(epsilon), LARGEST_LOG_VARIANCE)
         inverse = tf.exp(-0.5 * log_v)
     else:
         variance = tf.maximum(spread, tf.constant(epsilon, spread.dtype))
@@ -325,7 +325,7 @@ def _gaussian(
 
 
 def _normal_kernel(t: tf.Tensor, mean: tf.Tensor, log_scale: tf.Tensor, least: float) -> tuple[Any, ...]:
-    log_scale = between(log_scale, least, LARGEST_LOG_VARIANCE / 2)
+    log_scale = clipped(log_scale, least, LARGEST_LOG_VARIANCE / 2)
     inverse = tf.exp(-log_scale)
     z = (t - mean) * inverse
     steepest = largest_slope(z)

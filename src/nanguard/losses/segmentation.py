@@ -8,8 +8,8 @@ import tensorflow as tf
 
 from nanguard.losses._base import FunctionLoss, Loss, align, same_rank
 from nanguard.losses._entry import dismiss, like, reach_of, registered
-from nanguard.losses._rows import between, spread, widen
-from nanguard.ops._bounds import bounded, check_positive, clamp, format_of, largest_slope
+from nanguard.losses._rows import spread, widen
+from nanguard.ops._bounds import bounded, check_positive, clamp, clipped, format_of, largest_slope
 from nanguard.ops._operation import TensorLike, to_float
 
 
@@ -200,7 +200,7 @@ def _overlap(y_true: TensorLike, y_pred: tf.Tensor, axes: list[int]) -> tuple[tf
     def overlap(t: tf.Tensor, p: tf.Tensor) -> tuple[tuple[tf.Tensor, ...], object]:
         plain = sums(t, p)
         is_finite = tf.reduce_all(tf.math.is_finite(tf.add_n(plain)))
-        found = tf.cond(is_finite, lambda: plain, lambda: sums(between(t, 0.0, 1.0), between(p, 0.0, 1.0)))
+        found = tf.cond(is_finite, lambda: plain, lambda: sums(clipped(t, 0.0, 1.0), clipped(p, 0.0, 1.0)))
 
         def backward(*upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             hit, missed, invented = (spread(bounded(each, steepest / 4), p, whole) for each in upstream)

@@ -9,9 +9,9 @@ import tensorflow as tf
 
 from nanguard.losses._base import FunctionLoss
 from nanguard.losses._entry import admit, admit_target, dismiss, like, parts, registered
-from nanguard.losses._rows import between, sum_over, widen
+from nanguard.losses._rows import sum_over, widen
 from nanguard.losses.likelihood import LARGEST_LOG_VARIANCE
-from nanguard.ops._bounds import bounded, format_of, largest_slope
+from nanguard.ops._bounds import bounded, clipped, format_of, largest_slope
 from nanguard.ops._operation import TensorLike, to_float
 
 
@@ -122,7 +122,7 @@ class ELBO(FunctionLoss, function=elbo):
 
 
 def _divergence(prior_mean: tf.Tensor, prior_log_v: tf.Tensor, mean: tf.Tensor, log_v: tf.Tensor) -> tuple[Any, ...]:
-    inverse = tf.exp(-0.5 * between(prior_log_v, -LARGEST_LOG_VARIANCE, LARGEST_LOG_VARIANCE))
+    inverse = tf.exp(-0.5 * clipped(prior_log_v, -LARGEST_LOG_VARIANCE, LARGEST_LOG_VARIANCE))
     change = tf.minimum(log_v - prior_log_v, tf.constant(format_of(mean).exp_limit, mean.dtype))
     growth = tf.math.expm1(change)
     # No infinity but +inf arises here, and none meets a 0.

@@ -15,7 +15,7 @@ from nanguard.hazards import (
     FLOAT16_RANGE,
     SQRT_GRADIENT_AT_ZERO,
 )
-from nanguard.ops._bounds import bounded, format_of, largest_slope
+from nanguard.ops._bounds import bounded, clipped, format_of, largest_slope
 from nanguard.ops._operation import TensorLike, cures, to_float
 from nanguard.ops._scaling import (
     Axis,
@@ -335,9 +335,7 @@ def _weighted_mean(
     @tf.custom_gradient  # type: ignore[untyped-decorator]
     def averaged(x: tf.Tensor, weights: tf.Tensor) -> tuple[tf.Tensor, object]:
         if weights_learn:
-            weights = tf.raw_ops.ClipByValue(
-                t=weights, clip_value_min=tf.zeros([], x.dtype), clip_value_max=tf.constant(limit, x.dtype)
-            )
+            weights = clipped(weights, 0.0, limit)
         total = tf.reduce_sum(weights, axis, keepdims=True)
         is_nothing = total < floor
         y = tf.reduce_sum(tf.math.multiply_no_nan(x, weights), axis, keepdims=True) / tf.maximum(total, floor)

@@ -292,8 +292,11 @@ def atan2(y: TensorLike, x: TensorLike) -> tf.Tensor:
                 tf.cast(reduce_to_shape_of(x_gradient, x), x.dtype),
             )
 
-        # The maximum makes a subnormal number 0. Of two of those some kernels give NaN.
-        return tf.atan2(y, tf.maximum(x, tf.constant(-format_of(x).max, x.dtype))), backward
+        # The maximum makes a subnormal number 0. Of two of those some kernels give NaN. That of bfloat16 does not, but
+        # its atan2 is that of float32, rounded.
+        dtype = tf.float32 if x.dtype == tf.bfloat16 else x.dtype
+        flushed = tf.maximum(tf.cast(x, dtype), tf.constant(-format_of(x).max, dtype))
+        return tf.cast(tf.atan2(tf.cast(y, dtype), flushed), x.dtype), backward
 
     return angle(y, x)
 
