@@ -98,6 +98,7 @@ EQUAL = "distances within the rounding of the products, at most 7 ulp and up to 
 GAMMAS = "TensorFlow's lgamma and digamma are off by some ulp each, and the terms of them cancel"
 XLA_GAMMAS = "XLA's lgamma is off by 5e-7 near 1 and 2, where it is 0"
 XLA_LGAMMA = "XLA's lgamma of 1 is off by 1e-15 in float64, which shows where the loss itself is 1e-10"
+ERFINV = "TensorFlow's erfinv, that of float32, gives 0 for numbers below 1e-7"
 LUCK = "where neither is within 2 ulp, which of the two is the nearer is chance"
 
 KNOWN: tuple[Known, ...] = (
@@ -111,6 +112,7 @@ KNOWN: tuple[Known, ...] = (
     Known("kl_gamma", "ulp", 7.5, GAMMAS),
     Known("kl_poisson", "ulp", 2.4, "a ratio, its logarithm, a product and two differences, each of which is rounded"),
     Known("pairwise_distances", "ulp", 8.5, EQUAL),
+    Known("erfinv", "ulp", 256.0, ERFINV, dtypes="bfloat16", modes="eager"),
     Known("[a-z]*", "ulp", None, "the value is that of the plain op, and so is its error"),
     Known("BetaNLL", "ulp", 64.0, XLA_LGAMMA, modes="xla"),
     Known("BinaryCrossentropy", "ulp", 2.4, SOFT),

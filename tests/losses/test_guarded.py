@@ -486,6 +486,8 @@ def model_with(loss: Any, **options: Any) -> Any:
     return model
 
 
+# What Keras 3.6 says with several steps to an execution.
+@pytest.mark.filterwarnings("ignore:Your input ran out of data:UserWarning")
 @pytest.mark.parametrize(
     "options", [{}, {"run_eagerly": True}, {"jit_compile": True}, {"steps_per_execution": 2}], ids=str
 )
@@ -621,6 +623,7 @@ print(history["mse_ignored"], bool(np.isfinite(history["loss"]).all()))
 """
 
 
+@pytest.mark.skipif(KERAS_VERSION < (3, 7), reason="the first epoch of a strategy is counted in part there")
 def test_mirrored_strategy():
     """The counts of two replicas are added up, wherever the loss was made."""
     done = subprocess.run([sys.executable, "-c", MIRRORED], capture_output=True, text=True, timeout=180, check=True)

@@ -8,10 +8,11 @@ from typing import Literal, TypeAlias
 import numpy as np
 import tensorflow as tf
 
+from nanguard.backend.losses import is_compiled_by_xla
 from nanguard.intervals import FloatFormat, float_format
 
-# Under XLA that of TensorFlow 2.18 makes the lower limit of a NaN. Those between were not measured.
-_CLIP_KEEPS_NAN = tuple(int(part) for part in tf.__version__.split(".")[:2]) >= (2, 21)
+# XLA of TensorFlow 2.18 makes the lower limit of a NaN between two bounds. Those after it were not measured.
+_XLA_KEEPS_NAN = tuple(int(part) for part in tf.__version__.split(".")[:2]) >= (2, 21)
 
 ClampGradient: TypeAlias = Literal["zero", "straight_through"]
 """What a clamped element learns: nothing, or as if the clamp were not there."""
@@ -91,16 +92,18 @@ def clipped(x: tf.Tensor, low: float | tf.Tensor, high: float | tf.Tensor) -> tf
     See also `bounded`.
     """
     low, high = (tf.convert_to_tensor(limit, x.dtype) for limit in (low, high))
-    if not _CLIP_KEEPS_NAN:
-        return tf.maximum(tf.minimum(x, high), low)
-    return tf.raw_ops.ClipByValue(t=x, clip_value_min=low, clip_value_max=high)
+    return _with_nan_of(x, tf.raw_ops.ClipByValue(t=x, clip_value_min=low, clip_value_max=high))
 
 
 def bounded(x: tf.Tensor, limit: float) -> tf.Tensor:
     """Gives `x` cut to `[-limit, limit]`; a NaN stays NaN."""
     # Not ClipByValue: in a graph these two work in the memory of `x` if nothing else reads it. That one takes new
     # memory, and five times as long as either of them.
-    return tf.maximum(tf.minimum(x, tf.constant(limit, x.dtype)), tf.constant(-limit, x.dtype))
+    return _with_nan_of(x, tf.maximum(tf.minimum(x, tf.constant(limit, x.dtype)), tf.constant(-limit, x.dtype)))
+
+
+def _with_nan_of(x: tf.Tensor, cut: tf.Tensor) -> tf.Tensor:
+    return cut if _XLA_KEEPS_NAN or not is_compiled_by_xla() else tf.where(tf.math.is_nan(x), x, cut)
 
 
 def reduce_to_shape_of(gradient: tf.Tensor, operand: tf.Tensor) -> tf.Tensor:

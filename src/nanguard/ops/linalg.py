@@ -111,9 +111,23 @@ def logdet(x: TensorLike, *, jitter: float | None = None) -> tf.Tensor:
         NG504 degenerate-matrix, NG101 log-of-nonpositive, NG202 arithmetic-overflow
     """
     x = to_float(x)
-    wide = _with_bounded_gradient(widened(x), largest_slope(x))
-    diagonal = tf.linalg.diag_part(cholesky(wide, jitter=jitter))
-    return narrowed(2 * tf.reduce_sum(tf.math.log(diagonal), -1), x.dtype)
+    limit = largest_slope(x)
+
+    @tf.custom_gradient  # type: ignore[untyped-decorator]
+    def of_matrices(x: tf.Tensor) -> tuple[tf.Tensor, object]:
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = 2 * tf.reduce_sum(tf.math.log(tf.linalg.diag_part(cholesky(x, jitter=jitter))), -1)
+
+        def backward(upstream: tf.Tensor) -> tf.Tensor:
+            slope = bounded(tape.gradient(y, x), limit)
+            # Where the inverse, which the slope is, takes more than the dtype holds, infinities meet on the way to it.
+            is_lost = tf.math.is_nan(slope) & tf.reduce_all(tf.math.is_finite(x), [-2, -1], keepdims=True)
+            return upstream[..., None, None] * tf.where(is_lost, tf.zeros_like(slope), slope)
+
+        return y, backward
+
+    return narrowed(of_matrices(widened(x)), x.dtype)
 
 
 @cures(
