@@ -127,7 +127,11 @@ def test_saved_model_loads_after_the_bare_import(tmp_path: Path) -> None:
         "model.compile('sgd', ng.losses.MeanSquaredError())\n"
         "model.save('model.keras')\n"
     )
-    loaded = "import keras, nanguard\nkeras.models.load_model('model.keras')\n"
+    loaded = "import keras, nanguard\nprint(type(keras.models.load_model('model.keras').loss).__module__)\n"
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
     for code in (made, loaded):
-        subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=True, timeout=120)
+        command = [sys.executable, "-c", code]
+        done = subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True, timeout=120
+        )
+    assert done.stdout.strip() == "nanguard.losses.regression"
