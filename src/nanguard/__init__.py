@@ -12,6 +12,9 @@ from typing import Any
 __version__ = "0.1.0.dev0"
 
 _HOMES = {
+    "Checkpoint": "nanguard.guard.checkpoint",
+    "Guard": "nanguard.guard.callback",
+    "GuardedOptimizer": "nanguard.guard.optimizer",
     "Incident": "nanguard.findings",
     "NanguardError": "nanguard.errors",
     "NonFiniteError": "nanguard.errors",
@@ -19,9 +22,12 @@ _HOMES = {
     "Report": "nanguard.report",
     "UsageError": "nanguard.errors",
 }
-_ROOMS = ("hazards", "losses", "ops", "report", "testing")
+_ROOMS = ("clipping", "hazards", "losses", "ops", "report", "testing")
 
 __all__ = [
+    "Checkpoint",
+    "Guard",
+    "GuardedOptimizer",
     "Incident",
     "NanguardError",
     "NonFiniteError",
@@ -29,6 +35,7 @@ __all__ = [
     "Report",
     "UsageError",
     "__version__",
+    "clipping",
     "hazards",
     "losses",
     "ops",
@@ -38,6 +45,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "Guard":
+        _let_guards_explain()
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
     if name in _ROOMS:
@@ -45,14 +54,21 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module 'nanguard' has no attribute {name!r}")
 
 
+def _let_guards_explain() -> None:
+    """Brings together two rooms that do not know each other: a guard leaves captures, the replay explains them."""
+    diagnosis: Any = import_module("nanguard.guard.diagnosis")
+    diagnosis.explain = lambda capture: import_module("nanguard.replay").explain(capture)
+    diagnosis.describe = lambda incident: import_module("nanguard.report").describe(incident)
+
+
 def __dir__() -> list[str]:
     return sorted(__all__)
 
 
 def _register_with_keras() -> None:
-    """Has Keras know the ops and losses, so that a saved model loads; a Keras that is not loaded is left alone."""
+    """Has Keras know ops, losses and clips, so that what is saved loads; a Keras that is not loaded is left alone."""
     if {"keras", "tensorflow"} <= sys.modules.keys():
-        for room in ("ops", "losses"):
+        for room in ("ops", "losses", "clipping"):
             import_module(f"nanguard.{room}")
 
 

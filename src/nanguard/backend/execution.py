@@ -15,6 +15,8 @@ from tensorflow.python.framework import op_def_registry as _op_def_registry
 from tensorflow.python.framework import ops as _ops
 
 EagerTensor = _ops.EagerTensor
+STRING = tf.string.as_datatype_enum
+RESOURCE = tf.resource.as_datatype_enum
 OpCallback = Callable[..., None]
 
 
@@ -33,6 +35,11 @@ def _without_missing(op_type: str, attrs: tuple[Any, ...]) -> tuple[Any, ...]:
     shapes = {attr.name for attr in definition.attr if attr.type == "shape"} if definition is not None else ()
     pairs = zip(attrs[::2], attrs[1::2], strict=True)
     return tuple(part for name, value in pairs if value is not None or name in shapes for part in (name, value))
+
+
+def definition(op_type: str) -> Any | None:
+    """TensorFlow's definition of a type of op, an `OpDef`; None if it knows none."""
+    return _op_def_registry.get(op_type)
 
 
 def attributes(op: Any) -> tuple[Any, ...]:
@@ -67,6 +74,12 @@ def _converted(kind: str, item: Any) -> Any:
 
 def _function_name(item: Any) -> Any:
     return _Function(item.name)
+
+
+def function_name(value: Any) -> str | None:
+    """The name of a function that is an attribute of an eager op; None for any other attribute."""
+    name = getattr(value, "name", None)
+    return name.decode() if isinstance(name, bytes) else name if isinstance(name, str) else None
 
 
 class _Function:

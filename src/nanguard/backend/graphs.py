@@ -15,6 +15,8 @@ from tensorflow.python.framework import ops as _ops
 from tensorflow.python.ops import control_flow_util as _control_flow_util
 from tensorflow.python.ops import control_flow_v2_func_graphs as _control_flow_graphs
 
+from nanguard.backend.stored import StoredGraph, StoredOp
+
 FuncGraph = _func_graph.FuncGraph
 _rebuilt: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
 
@@ -27,6 +29,12 @@ def current() -> Any | None:
     return graph if isinstance(graph, FuncGraph) else None
 
 
+def outer(graph: Any) -> Any | None:
+    """The function graph in which a graph is being traced, or None if that is eager mode."""
+    around = graph.outer_graph
+    return around if isinstance(around, FuncGraph) else None
+
+
 def is_branch(graph: Any) -> bool:
     """Whether the graph is a branch of a conditional, which runs with its parent's inputs."""
     return isinstance(graph, _control_flow_graphs.CondBranchFuncGraph)
@@ -34,6 +42,8 @@ def is_branch(graph: Any) -> bool:
 
 def is_loop(graph: Any) -> bool:
     """Whether the graph is the body of a loop, or the gradient of one."""
+    if isinstance(graph, StoredGraph):
+        return graph.is_loop
     return isinstance(graph, _control_flow_graphs.WhileBodyFuncGraph) or "while_grad_body" in getattr(graph, "name", "")
 
 
@@ -47,6 +57,16 @@ def step_graph(graph: Any) -> Any:
 def is_compiled(graph: Any) -> bool:
     """Whether the graph is being traced for XLA, where no host callback can run."""
     return bool(_control_flow_util.GraphOrParentsInXlaContext(graph))
+
+
+def is_nanguards(op: Any) -> bool:
+    """Whether an op is one that nanguard itself has put into the step."""
+    return any(part == "nanguard" or part.startswith("nanguard_") for part in op.name.split("/"))
+
+
+def is_traced(graph: Any) -> bool:
+    """Whether the graph is that of a traced function, or one out of a file."""
+    return isinstance(graph, (FuncGraph, StoredGraph))
 
 
 def num_operations(graph: Any) -> int:
@@ -72,6 +92,8 @@ def external(graph: Any, tensor: Any) -> Any | None:
 
 def called(graph: Any, name: str) -> Any:
     """The graph of a function that an op of `graph` calls: the traced one, whose ops know their source lines."""
+    if isinstance(graph, StoredGraph):
+        return graph.functions[name]
     owner = graph
     while owner is not None:
         function = owner._get_function(name)
@@ -137,6 +159,8 @@ def note_layer(graph: Any, first: int, path: str) -> None:
 
 def layer(op: Any) -> str | None:
     """Path of the innermost layer in whose call the op was made, looking outwards from branches and loop bodies."""
+    if isinstance(op, StoredOp):
+        return op.layer
     graph = op.graph
     notes = _layers.get(graph, [])
     if notes:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import tensorflow as tf
@@ -16,12 +18,29 @@ def variable_classes() -> tuple[type, ...]:
     return (resource_variable_ops.BaseResourceVariable, resource_variable_ops.ResourceVariable)
 
 
+def distributed_variable_classes() -> tuple[type, ...]:
+    """The classes of variables that have a copy on every replica, and write them by methods of their own."""
+    from tensorflow.python.distribute import values
+
+    return (values.DistributedVariable, values.MirroredVariable, values.SyncOnReadVariable)
+
+
+def local_component(variable: Any) -> Any:
+    """The copy of a distributed variable that belongs to the replica under way, or the first one outside of any."""
+    return variable._get()
+
+
 def new_variable(value: Any, name: str) -> Any:
     """A variable of nanguard's own, made while a function is traced, past its rule that it may make none."""
     from tensorflow.python.ops import resource_variable_ops
 
     with tf.init_scope():
         return resource_variable_ops.ResourceVariable(value(), trainable=False, name=name)
+
+
+def is_recording(tape: Any) -> bool:
+    """Whether a gradient tape has been entered and not left."""
+    return bool(tape._recording)
 
 
 def atomic_function_class() -> type:
@@ -62,6 +81,64 @@ def build_optimizer(optimizer: Any, variables: list[Any]) -> None:
     with sys.modules["keras"].name_scope(optimizer.name, caller=optimizer):
         optimizer.build(variables)
     optimizer.built = True
+
+
+def scheduled_rate(optimizer: Any) -> Any | None:
+    """The learning rate that a schedule gives for the step under way; None where the rate is a variable."""
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    schedule = getattr(inner, "_learning_rate", None)
+    keras = sys.modules["keras"]
+    if not isinstance(schedule, keras.optimizers.schedules.LearningRateSchedule):
+        return None
+    return tf.convert_to_tensor(inner.learning_rate)
+
+
+@contextlib.contextmanager
+def scaled_rate(optimizer: Any, scale: Any) -> Iterator[None]:
+    """Around an update: its learning rate, or that of its schedule, is multiplied by `scale`. None for as it is."""
+    if scale is None:
+        yield
+        return
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    own = vars(inner)
+    scaled = own.get(_RATE)
+    if scaled is None:
+        scaled = own[_RATE] = _ScaledRate(getattr(inner, _RATE), scale)
+    # Replicas of one process take turns in it.
+    scaled.num_open += 1
+    try:
+        yield
+    finally:
+        scaled.num_open -= 1
+        if not scaled.num_open:
+            del own[_RATE]
+
+
+_RATE = "_get_current_learning_rate"
+
+
+class _ScaledRate:
+    def __init__(self, current: Any, scale: Any) -> None:
+        self.current, self.scale, self.num_open = current, scale, 0
+
+    def __call__(self) -> Any:
+        return tf.convert_to_tensor(self.current()) * tf.convert_to_tensor(self.scale)
+
+
+def keep_log_keys(model: Any, prefix: str) -> None:
+    """Has a model's logs that begin with a prefix go to the callbacks beside those of its metrics."""
+    own = type(model)._get_metrics_result_or_logs
+
+    def result(logs: Any) -> Any:
+        ours = {key: value for key, value in logs.items() if key.startswith(prefix)}
+        return {**own(model, {key: value for key, value in logs.items() if key not in ours}), **ours}
+
+    model.__dict__["_get_metrics_result_or_logs"] = result
+
+
+def forget_log_keys(model: Any) -> None:
+    """Undoes `keep_log_keys`."""
+    model.__dict__.pop("_get_metrics_result_or_logs", None)
 
 
 def keras_trainer_class() -> type:

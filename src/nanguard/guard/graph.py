@@ -20,6 +20,7 @@ import tensorflow as tf
 
 from nanguard.backend import execution, graphs, seams
 from nanguard.backend.values import is_finite
+from nanguard.guard import flag
 from nanguard.guard import variables as script_variables
 
 HISTORY_STEPS = 64
@@ -195,16 +196,16 @@ class GraphWatch:
         with tf.control_dependencies([op]):
             safe = [_identity(grad) for _, grad in pairs]
             sheet.guards.append((graph, tf.zeros([], name="nanguard_guard")))
-        sheet.checked.update(id(_values(grad)) for grad in safe if grad is not None)
+        sheet.checked.update(id(flag.values(grad)) for grad in safe if grad is not None)
         return safe
 
     def _gradient_check(self, graph: Any, sheet: _Sheet, target: Any, pairs: list[tuple[Any, Any]]) -> Check:
-        losses = [tensor for tensor in target if isinstance(tensor, tf.Tensor) and _is_float(tensor)]
+        losses = [tensor for tensor in target if isinstance(tensor, tf.Tensor) and flag.holds_floats(tensor)]
         unscaled = [self.unscaled(tensor) for tensor in losses]
         return self._check(
             graph,
             losses=unscaled,
-            gradients=[(variable, _values(grad)) for variable, grad in pairs if grad is not None],
+            gradients=[(variable, flag.values(grad)) for variable, grad in pairs if grad is not None],
             is_scaled=any(a is not b for a, b in zip(losses, unscaled, strict=True)),
         )
 
@@ -213,9 +214,9 @@ class GraphWatch:
         graph = graphs.current()
         sheet = self._sheet(graph)
         unseen = [
-            (variable, _values(grad))
+            (variable, flag.values(grad))
             for variable, grad in zip(variables, grads, strict=False)
-            if grad is not None and id(_values(grad)) not in sheet.checked
+            if grad is not None and id(flag.values(grad)) not in sheet.checked
         ]
         if unseen:
             is_scaled = script_variables.dynamic_scale(optimizer) is not None
@@ -251,7 +252,7 @@ class GraphWatch:
             with step.as_default(), tf.control_dependencies(None):
                 sheet.before[id(variable)] = (variable, variable.read_value())
         tensor = tf.convert_to_tensor(value)
-        if not _is_float(tensor):
+        if not flag.holds_floats(tensor):
             return None
         if kind == "weight" and sheet.checks:
             # Written by hand after the gradients: tested before the write, since nothing keeps the old value.
@@ -288,8 +289,8 @@ class GraphWatch:
 
     def _add(self, graph: Any, check: Check, *, keep_history: bool) -> Any:
         with tf.name_scope("nanguard"):
-            norms = [_half_square(tensor) for _, tensor in check.gradients]
-            others = [_half_square(tensor) for pairs in (check.updates, check.state) for _, tensor in pairs]
+            norms = [flag.half_square(tensor) for _, tensor in check.gradients]
+            others = [flag.half_square(tensor) for pairs in (check.updates, check.state) for _, tensor in pairs]
             losses = [
                 tf.reduce_sum(tf.cast(loss, tf.float32)) if loss.shape.rank else tf.cast(loss, tf.float32)
                 for loss in check.losses
@@ -378,10 +379,6 @@ def _counters(optimizer: Any) -> list[Any]:
     return [script_variables.raw(counter)] if counter is not None and script_variables.is_variable(counter) else []
 
 
-def _is_float(tensor: Any) -> bool:
-    return bool(tensor.dtype.is_floating or tensor.dtype.is_complex)
-
-
 def _sees(graph: Any, outer: Any) -> bool:
     """Whether a graph is nested in another, and so can take its tensors."""
     while graph is not None:
@@ -391,22 +388,9 @@ def _sees(graph: Any, outer: Any) -> bool:
     return False
 
 
-def _values(grad: Any) -> Any:
-    return grad.values if isinstance(grad, tf.IndexedSlices) else grad
-
-
 def _identity(grad: Any) -> Any:
     if grad is None:
         return None
     if isinstance(grad, tf.IndexedSlices):
         return tf.IndexedSlices(tf.identity(grad.values), grad.indices, grad.dense_shape)
     return tf.identity(grad)
-
-
-def _half_square(tensor: Any) -> Any:
-    """Half the sum of squares in float32: NaN or Inf if any number is, or if a square overflows."""
-    if tensor.dtype.is_complex:
-        return tf.cast(tf.reduce_sum(tf.abs(tensor)), tf.float32)
-    if tensor.dtype in (tf.float16, tf.bfloat16):
-        tensor = tf.cast(tensor, tf.float32)
-    return tf.cast(tf.nn.l2_loss(tensor), tf.float32)

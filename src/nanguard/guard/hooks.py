@@ -78,6 +78,11 @@ class Hooks:
         self._patch(seams.keras_callbacks_class(), "on_epoch_begin", self._wrap_epoch)
         self._patch(seams.keras_callbacks_class(), "on_epoch_end", self._wrap_epoch_end)
 
+    def begin_fit(self, model: Any, epoch: int | None, fit: dict[str, Any]) -> None:
+        """Tells of a call of `fit` that began before the watch was attached."""
+        self._captures.fits.append({"model": model, "args": (), "kwargs": {}, **fit})
+        self._captures.epoch = epoch
+
     def remove(self) -> None:
         """Detaches from everything."""
         for owner, name, original in reversed(self._patches):

@@ -8,7 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from nanguard.backend import execution
+from nanguard.backend import execution, seams
 from nanguard.capture import Named
 
 # Their update is finite whenever the gradients, their squares and the learning rate are: nothing they divide by is 0.
@@ -127,6 +127,12 @@ def named() -> dict[int, Named]:
             if is_keras or key not in found:
                 found[key] = Named(path, component, kind_name)
     return found
+
+
+def local(variable: Any) -> Any:
+    """The variable itself, or under a distribution strategy the copy that belongs to this replica."""
+    variable = raw(variable)
+    return seams.local_component(variable) if hasattr(variable, "_values") else variable
 
 
 def components(variable: Any) -> list[Any]:

@@ -2,6 +2,6 @@
 
 from nanguard.report._file import check_target, write
 from nanguard.report._report import SCHEMA_NAME, Report, Verdict, schema
-from nanguard.report._text import text, verdict_line
+from nanguard.report._text import describe, text, verdict_line
 
-__all__ = ["SCHEMA_NAME", "Report", "Verdict", "check_target", "schema", "text", "verdict_line", "write"]
+__all__ = ["SCHEMA_NAME", "Report", "Verdict", "check_target", "describe", "schema", "text", "verdict_line", "write"]

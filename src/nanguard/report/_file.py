@@ -11,18 +11,19 @@ from nanguard.errors import UsageError
 from nanguard.report._report import Report
 
 
-def check_target(path: str, *, force: bool = False) -> None:
+def check_target(path: str, *, force: bool = False, what: str = "the report") -> None:
     """Makes sure, before the long run, that the report can be written after it.
 
     Args:
         path: Where the report is to go.
         force: Whether a file that is there already may be overwritten.
+        what: What is to be written, for messages.
 
     Raises:
         UsageError: If there is a file and `force` is False, if `path` is a folder, or if nothing can be written there.
     """
     if os.path.isdir(path):
-        raise UsageError(f"the report cannot be written to {path}: it is a folder. Give a file, such as report.json.")
+        raise UsageError(f"{what} cannot be written to {path}: it is a folder. Give a file, such as report.json.")
     if not _is_ordinary(path):
         return
     if os.path.lexists(path) and not force:
@@ -33,7 +34,7 @@ def check_target(path: str, *, force: bool = False) -> None:
             pass
         os.unlink(trial)
     except OSError as error:
-        raise UsageError(f"the report cannot be written to {path}: {error.strerror}.") from error
+        raise UsageError(f"{what} cannot be written to {path}: {error.strerror}.") from error
 
 
 def write(report: Report, path: str) -> None:

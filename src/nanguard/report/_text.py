@@ -50,6 +50,11 @@ def text(report: Report) -> str:
     return "\n".join([*lines, verdict_line(report)]) + "\n"
 
 
+def describe(incident: Incident) -> str:
+    """Gives one incident as lines of text, as in the report."""
+    return "\n".join(_incident(incident))
+
+
 def verdict_line(report: Report) -> str:
     """Gives the verdict as one sentence.
 

@@ -1,0 +1,87 @@
+"""A step that was refused, run again under the watch: a capture of it, or the proof that it was a passing fault."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+
+from nanguard.capture import Capture
+from nanguard.errors import NanguardError
+from nanguard.guard import hooks
+from nanguard.guard import variables as script_variables
+
+# How a capture is explained. The replay is below the guard in the house, so whoever brings the two together says it.
+explain: Callable[[Capture], Any] | None = None
+describe: Callable[[Any], str] | None = None
+
+
+class _Seen(BaseException):
+    """Ends the second run once its capture is there; nothing of the script's can swallow it."""
+
+
+class _Watch:
+    """What the hooks of the watch report to."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+        self.capture: Capture | None = None
+
+    def on_capture(self, capture: Capture) -> bool:
+        self.capture = capture
+        raise _Seen
+
+
+def run_again(
+    model: Any, step: Callable[[Any], Any], batch: Any, variables: list[Any], *, epoch: int | None, fit: dict[str, Any]
+) -> Capture | None:
+    """Runs a step again under the watch, and puts back all that it writes.
+
+    Args:
+        model: The model.
+        step: Its own train step.
+        batch: What the step was given.
+        variables: All variables that it may write.
+        epoch: The epoch of `fit`.
+        fit: What `fit` was given: `args` and `kwargs`.
+
+    Returns:
+        The capture, or None if all is finite this time.
+    """
+    watch = _Watch()
+    attached = hooks.Hooks(watch)
+    attached.begin_fit(model, epoch, fit)
+    held = [
+        (component.handle, component.read_value())
+        for variable in variables
+        for component in script_variables.components(script_variables.raw(variable))
+    ]
+
+    def run(data: Any) -> Any:
+        return model.distribute_strategy.run(step, args=(data,))
+
+    try:
+        attached.install_tensorflow()
+        attached.install_keras()
+        if model.run_eagerly:
+            run(batch)
+        else:
+            tf.function(run, autograph=False)(batch)
+    except _Seen:
+        pass
+    except (tf.errors.OpError, NanguardError, ValueError, TypeError) as error:
+        if watch.capture is None:
+            watch.notes.append(f"the second run failed: {error}".split("\n")[0])
+    finally:
+        attached.remove()
+        for handle, value in held:
+            tf.raw_ops.AssignVariableOp(resource=handle, value=value)
+    return watch.capture
+
+
+def explained(capture: Capture) -> Any:
+    """What the replay says of a capture; None if it is an ordinary step, or if nobody here can replay."""
+    if explain is None:
+        return None
+    return explain(capture)

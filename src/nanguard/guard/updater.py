@@ -1,0 +1,177 @@
+"""The guarded updates of one guard, whichever way a step is run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+
+from nanguard.backend import graphs, seams
+from nanguard.guard import flag
+from nanguard.guard import variables as script_variables
+from nanguard.guard.journal import Hooks, Journal, busy, whole_step
+from nanguard.guard.ledger import Ledger
+from nanguard.guard.update import Parts, Update, nothing
+
+
+class Updater:
+    """Makes the updates of one guard, and keeps what it counts.
+
+    Args:
+        clip: How gradients are clipped, or None. Each further optimizer of a step gets one of its own like it.
+    """
+
+    def __init__(self, clip: Any = None) -> None:
+        self.clip = clip
+        self.ledger: Ledger | None = None
+        self.hooks = Hooks(self.update)
+        self.rate: Any = None  # variable that learning rates are multiplied by, or None
+        self.optimizers: list[Any] = []
+        self.layout: dict[int, list[Any]] = {}  # an optimizer's trained variables, by its id
+        self._norms: dict[int, Any] = {}
+        self._clips: dict[int, Any] = {}
+        self._has_several_updates = False
+
+    @property
+    def variables(self) -> list[Any]:
+        """All variables of the guard's own that a checkpoint has to hold."""
+        clips = [variable for clip in self._clips.values() for variable in clip.variables]
+        return [*(self.ledger.variables if self.ledger is not None else ()), *clips]
+
+    def counters(self) -> Ledger:
+        """The counters, from before the first step on."""
+        if self.ledger is None:
+            self.ledger = Ledger()
+        return self.ledger
+
+    def norms(self) -> dict[str, float]:
+        """The gradient norm of each weight in the last step that was refused."""
+        found = {}
+        for key, variables in self.layout.items():
+            for variable, half in zip(variables, self._norms[key].numpy(), strict=True):
+                found[getattr(variable, "path", variable.name)] = float(2.0 * half) ** 0.5
+        return found
+
+    def places(self) -> tuple[str, ...]:
+        """Where the last step that was refused was not finite."""
+        return self.ledger.places() if self.ledger is not None else ()
+
+    def prepare(self, optimizer: Any, variables: list[Any]) -> None:
+        """Makes all variables, those of the optimizer too, before the first update is traced."""
+        key = id(optimizer)
+        if not optimizer.built:
+            seams.build_optimizer(optimizer, variables)
+        self.counters()
+        if key not in self._norms:
+            self._norms[key] = seams.new_variable(lambda: tf.zeros([len(variables)]), "nanguard_half_squares")
+            self.layout[key] = variables
+            self.optimizers.append(optimizer)
+            if self.clip is not None:
+                clip = self.clip if not self._clips else type(self.clip).from_config(self.clip.get_config())
+                self._clips[key] = clip
+                with tf.init_scope():
+                    clip.build(variables)
+
+    def update(
+        self, apply: Callable[[Any, Any], Any], optimizer: Any, grads: list[Any], variables: list[Any], journal: Journal
+    ) -> Any:
+        """Applies gradients if all is finite, and else puts back what the step has written.
+
+        Args:
+            apply: The plain update; takes gradients and variables.
+            optimizer: The Keras optimizer behind it.
+            grads: One for each variable: a tensor, `tf.IndexedSlices` or None.
+            variables: The trained variables.
+            journal: What the step has written so far.
+
+        Returns:
+            Whether the update went ahead.
+        """
+        self.prepare(optimizer, variables)
+        if all(grad is None for grad in grads):
+            with busy():
+                apply(grads, variables)  # Keras says what is wrong
+            return True if journal.verdict is None else journal.verdict
+        ledger = self.counters()
+        with busy(), tf.name_scope("nanguard"):
+            parts = _parts(optimizer, grads, variables, journal)
+            update = Update(
+                apply, optimizer, grads, variables, parts, ledger, self._norms[id(optimizer)],
+                self._clips.get(id(optimizer)), journal.verdict, self.rate,
+            )  # fmt: skip
+            journal.note_update([*variables, *script_variables.optimizer_variables(optimizer)])
+            journal.loss = tf.add_n([flag.total(loss) for loss in parts.losses]) if parts.losses else tf.zeros([])
+            journal.grad_norm = tf.sqrt(2.0 * tf.add_n(parts.half_squares))
+            if parts.scale is not None:
+                journal.grad_norm /= parts.scale
+            context = tf.distribute.get_replica_context()
+            if context is not None and context.num_replicas_in_sync > 1:
+                journal.verdict, journal.clip = update.make_on_all_replicas(journal, context)
+            else:
+                journal.verdict, journal.clip = update.make(journal)
+        journal.num_updates += 1
+        return journal.verdict
+
+    def new_journal(self) -> Journal:
+        """A journal for an update whose step was not seen to begin."""
+        return Journal()
+
+    def tell(self, made: Any, then: Callable[[], None]) -> None:
+        """Has `then` called when the traced step turns out to be refused. Not under XLA, where no host code runs."""
+        graph = graphs.current()
+        if graph is None or graphs.is_compiled(graph):
+            return
+        flag.branch(made, nothing, lambda: tf.py_function(lambda: then(), [], []))
+
+    def run(self, step: Callable[..., Any], *args: Any, **kwargs: Any) -> tuple[Any, Journal]:
+        """Runs a whole step function, or traces it, so that a step that is refused leaves nothing behind."""
+        with self.hooks.installed(), whole_step(has_several_updates=self._has_several_updates) as journal:
+            result = step(*args, **kwargs)
+            self._finish(journal)
+        return result, journal
+
+    def _finish(self, journal: Journal) -> None:
+        """Judges what no optimizer has written, and undoes the first of several updates if a later one was refused."""
+        self._has_several_updates = journal.num_updates > 1
+        by_hand = [entry for entry in journal.entries.values() if entry.kind in ("weight", "slot")]
+        if journal.num_updates and not by_hand:
+            if journal.num_updates > 1:
+                with busy():
+                    flag.branch(journal.verdict, nothing, journal.undo_updates)
+            return
+        ledger = self.counters()
+        with busy(), tf.name_scope("nanguard"):
+            numbers = [*journal.losses, *(entry.variable.read_value() for entry in by_hand), *journal.state()]
+            if not numbers:
+                return
+            made = flag.branch(
+                flag.is_clean(tf.add_n([flag.total(number) for number in numbers if flag.holds_floats(number)])),
+                lambda: tf.constant(True),
+                lambda: flag.are_finite(numbers),
+            )
+            so_far = True if journal.verdict is None else journal.verdict
+
+            def undo() -> None:
+                flag.branch(so_far, ledger.count_by_hand, nothing)
+                journal.put_back()
+                journal.undo_updates()
+
+            journal.verdict = made = tf.logical_and(made, so_far)
+            flag.branch(made, nothing, undo)
+
+
+def _parts(optimizer: Any, grads: list[Any], variables: list[Any], journal: Journal) -> Parts:
+    numbers = [flag.values(grad) for grad in grads if grad is not None]
+    own = [script_variables.local(v) for v in (*variables, *script_variables.optimizer_variables(optimizer))]
+    scale = script_variables.dynamic_scale(optimizer)
+    rate = seams.scheduled_rate(optimizer)
+    weights = [tf.convert_to_tensor(v) for v in own if flag.holds_floats(v)]
+    return Parts(
+        losses=list(journal.losses),
+        grads=numbers,
+        state=journal.state(),
+        weights=[*weights, *([rate] if rate is not None else [])],
+        half_squares=[flag.half_square(tensor) for tensor in numbers],
+        scale=None if scale is None else tf.convert_to_tensor(script_variables.local(scale)),
+    )
