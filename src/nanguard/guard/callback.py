@@ -14,6 +14,7 @@ import tensorflow as tf
 from nanguard import clipping
 from nanguard.backend import seams, training
 from nanguard.errors import NonFiniteError, UsageError
+from nanguard.guard import flag
 from nanguard.guard import variables as script_variables
 from nanguard.guard.event import Action, Event, Reason
 from nanguard.guard.fit import GuardedFit, Measured, measured
@@ -298,6 +299,7 @@ class Guard(keras.callbacks.Callback):  # type: ignore[misc]
             "nonfinite", self._iterations(), self._epoch, self._batch if self._epoch is not None else None,
             self._updater.places(), numbers.loss, numbers.grad_norm, self._updater.norms(), in_row=self._in_row,
         )  # fmt: skip
+        event.corrupt = self._corrupt()
         self._keeping.investigate(event, batch, self._fit if run is not None else None, self._everything())
         if event.reproduced is False:
             self.num_not_reproducible += 1
@@ -324,10 +326,12 @@ class Guard(keras.callbacks.Callback):  # type: ignore[misc]
                 event.action = "skip"  # there is nothing to go back to
             elif self._rollback.is_exhausted():
                 event.action = "raise"
-            elif event.reason == "nonfinite" and event.in_row == 1:
+            elif event.reason == "nonfinite" and event.in_row == 1 and not event.corrupt:
                 event.action = "skip"  # one bad batch is no divergence: refusing it is enough
             else:
-                snapshot, again = self._rollback.go_back(num_offending)
+                # A weight that something else has broken is no fault of the batch, nor of the learning rate.
+                snapshot, again = self._rollback.go_back(num_offending, is_rate_kept=bool(event.corrupt))
+                again += [batch] if event.corrupt and batch is not None else []
                 self._in_row = 0
                 if snapshot is None:
                     event.action = "skip"
@@ -359,6 +363,18 @@ class Guard(keras.callbacks.Callback):  # type: ignore[misc]
         for metric in self.model.metrics:
             found += metric.variables
         return list({id(v): v for v in found}.values())
+
+    def _corrupt(self) -> tuple[str, ...]:
+        """Variables that are not finite though no step left them so: something else has written them."""
+        if self.model is None or not tf.executing_eagerly():
+            return ()
+        metrics = {id(variable) for metric in self.model.metrics for variable in metric.variables}
+        return tuple(
+            getattr(variable, "path", variable.name)
+            for variable in self._everything()
+            if id(variable) not in metrics
+            and not bool(flag.are_finite([tf.convert_to_tensor(script_variables.local(variable))]))
+        )
 
     def _iterations(self) -> int:
         optimizer = next(iter(self._updater.optimizers), None)

@@ -22,6 +22,7 @@ class Event:
             slots).
         loss: The loss of the batch.
         grad_norm: L2 norm of all gradients.
+        corrupt: Weights, slots or layer state that were not finite before the step: no step has made them so.
         norms: L2 norm of the gradient by weight.
         rows: Rows of the batch that are to blame; None if not known.
         incident: What the replay found, or None if there was none.
@@ -41,6 +42,7 @@ class Event:
     seen_in: tuple[str, ...] = ()
     loss: float = 0.0
     grad_norm: float = 0.0
+    corrupt: tuple[str, ...] = ()
     norms: dict[str, float] = field(default_factory=dict)
     rows: tuple[int, ...] | None = None
     incident: Any = None
@@ -62,6 +64,8 @@ class Event:
             what = f"diverging: loss {self.loss:.4g}"
         did = {"skip": "; skipped", "rollback": "; rolled back", "raise": "; stopped", "none": ""}[self.action]
         parts = [f"{where} was {what}{did}"]
+        if self.corrupt:
+            parts.append(f"{_listed(self.corrupt)} held NaN or Inf before it, which no step has written")
         incident = self.incident
         if incident is not None and incident.where is not None:
             parts.append(f"{incident.cause} at {incident.where.file}:{incident.where.line}")
@@ -72,6 +76,10 @@ class Event:
         if self.reproduced is False:
             parts.append("not reproducible: the same step is finite when it is run again")
         return ". ".join(parts)
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _shortened(rows: tuple[int, ...]) -> str:

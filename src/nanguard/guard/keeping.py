@@ -45,7 +45,7 @@ class Keeping:
     def investigate(self, event: Event, batch: Any, fit: GuardedFit | None, variables: list[Any]) -> None:
         """Finds out about a refused step, and keeps it; fills in the event."""
         capture = None
-        if fit is not None and batch is not None and self.num_explained > 0:
+        if fit is not None and batch is not None and self.num_explained > 0 and not event.corrupt:
             self.num_explained -= 1
             capture = diagnosis.run_again(fit.model, fit.plain_step, batch, variables, epoch=event.epoch, fit=self._fit)
             event.reproduced = capture is not None
@@ -58,7 +58,7 @@ class Keeping:
             return
         if event.rows is None:
             event.rows = bad_rows(batch)
-        if self.folder is not None:
+        if self.folder is not None and not event.corrupt:
             self._keep(event, batch, capture)
 
     def _explained(self, capture: Any, event: Event) -> Any:

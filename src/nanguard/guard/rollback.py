@@ -79,11 +79,12 @@ class Rollback:
         """Whether there were as many rollbacks as are allowed."""
         return self.attempts >= self.limit
 
-    def go_back(self, num_offending: int = 0) -> tuple[Snapshot | None, list[Any]]:
+    def go_back(self, num_offending: int = 0, *, is_rate_kept: bool = False) -> tuple[Snapshot | None, list[Any]]:
         """Restores a snapshot and lowers the learning rate.
 
         Args:
             num_offending: How many of the newest batches that went ahead are to blame too.
+            is_rate_kept: Whether the learning rate stays as it is.
 
         Returns:
             The snapshot, or None if there is none; and the healthy batches since, which are to be trained on again.
@@ -95,9 +96,10 @@ class Rollback:
         batches = list(self._batches) if which == -1 and self._is_complete else []
         snapshot = self.snapshots.restore(which)
         self.attempts += 1
-        self._lowest = float(self.rate.numpy()) * self.factor
-        self._since = 0
-        self.rate.assign(self._lowest)
+        if not is_rate_kept:
+            self._lowest = float(self.rate.numpy()) * self.factor
+            self._since = 0
+            self.rate.assign(self._lowest)
         self._batches.clear()
         self._nbytes = 0
         return snapshot, batches[: len(batches) - num_offending]
