@@ -44,11 +44,27 @@ accuracy: $(READY) ## run the scripts of tests/cases and compare what was found 
 	$(BIN)/python tools/accuracy.py $(ARGS)
 
 .PHONY: bench
-bench: bench-watch bench-ops ## measure all that docs/benchmarks.md says; ARGS=--short
+bench: bench-watch bench-guard bench-ops ## measure all that docs/benchmarks.md says; ARGS=--short
 
 .PHONY: bench-watch
 bench-watch: $(READY) ## measure what watching a training costs; ARGS=--short
 	$(BIN)/python -m benchmarks.overhead $(ARGS)
+
+.PHONY: bench-guard
+bench-guard: $(READY) ## measure what a guarded training costs, beside its peers; ARGS=--short
+	$(BIN)/python -m benchmarks.guard $(ARGS)
+
+.PHONY: faults
+faults: $(READY) ## put NaN, Inf and flipped bits into trainings, guarded and by peers; ARGS=--short
+	$(BIN)/python -m faults $(ARGS)
+
+.PHONY: kills
+kills: $(READY) ## kill trainings at random moments and resume them; ARGS=--short
+	$(BIN)/python -m kills $(ARGS)
+
+.PHONY: survival
+survival: $(READY) ## train the divergent scripts of tests/cases to the end under the guard; ARGS=--short
+	$(BIN)/python tools/survival.py $(ARGS)
 
 .PHONY: bench-ops
 bench-ops: $(READY) ## measure each op and loss beside the plain one; ARGS=--short

@@ -297,7 +297,7 @@ class Guard(keras.callbacks.Callback):  # type: ignore[misc]
         self._in_row += 1
         event = Event(
             "nonfinite", self._iterations(), self._epoch, self._batch if self._epoch is not None else None,
-            self._updater.places(), numbers.loss, numbers.grad_norm, self._updater.norms(), in_row=self._in_row,
+            self._updater.places(), numbers.loss, numbers.grad_norm, norms=self._updater.norms(), in_row=self._in_row,
         )  # fmt: skip
         event.corrupt = self._corrupt()
         self._keeping.investigate(event, batch, self._fit if run is not None else None, self._everything())
