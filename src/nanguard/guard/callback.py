@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import sys
+import weakref
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -18,7 +19,7 @@ from nanguard.guard import flag
 from nanguard.guard import variables as script_variables
 from nanguard.guard.event import Action, Event, Reason
 from nanguard.guard.fit import GuardedFit, Measured, measured
-from nanguard.guard.journal import THREAD
+from nanguard.guard.journal import HOOKS, THREAD, Journal
 from nanguard.guard.keeping import Keeping
 from nanguard.guard.rollback import Rollback
 from nanguard.guard.spikes import SpikeDetector
@@ -142,10 +143,12 @@ class Guard(keras.callbacks.Callback):  # type: ignore[misc]
         if model is not None:
             self.set_model(model)
             self._optimizer = optimizer if optimizer is not None else getattr(model, "optimizer", None)
-            self._updater.hooks.acquire()
+            HOOKS.acquire()
+            weakref.finalize(self, HOOKS.release)
 
     # -- a loop of one's own
 
+    @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
     def apply(self, grads: Any, variables: Any = None, *, loss: Any = None, batch: Any = None) -> Any:
         """Applies gradients if the step is finite, and else puts back what it has written since its tape began.
 
@@ -163,7 +166,7 @@ class Guard(keras.callbacks.Callback):  # type: ignore[misc]
         variables = list(variables if variables is not None else self.model.trainable_variables)
         journal = THREAD.journal
         if journal is None or not journal.is_open() or journal.verdict is not None:
-            journal = THREAD.journal = self._updater.new_journal()
+            journal = THREAD.journal = Journal()
         if loss is not None and not any(loss is known for known in journal.losses):
             journal.losses.append(tf.convert_to_tensor(loss))
         optimizer = self._optimizer

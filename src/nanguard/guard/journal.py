@@ -20,6 +20,9 @@ from nanguard.guard import flag
 from nanguard.guard import variables as script_variables
 
 
+Update = Callable[[Any, Any, list[Any], list[Any], "Journal"], Any]
+
+
 class Entry:
     """One variable that the step wrote, and what it held before."""
 
@@ -51,12 +54,14 @@ class Journal:
     """What one step on one thread has written.
 
     Args:
-        is_whole: Whether the journal is around a whole step function, and so knows where the step ends.
+        update: Makes the updates of a whole step: called with the plain `apply`, the optimizer, the gradients, the variables
+            and this journal. None for a journal that does not know where the step ends.
         has_several_updates: Whether an eager step is known to make several. A traced step notes for itself.
     """
 
-    def __init__(self, *, is_whole: bool = False, has_several_updates: bool = False) -> None:
-        self.is_whole = is_whole
+    def __init__(self, update: Update | None = None, *, has_several_updates: bool = False) -> None:
+        self.update = update
+        self.is_whole = update is not None
         self.has_several_updates = has_several_updates
         self.graph = graphs.current()
         self.entries: dict[int, Entry] = {}
@@ -136,7 +141,6 @@ class _Thread(threading.local):
 
 
 THREAD = _Thread()
-Update = Callable[[Any, Any, list[Any], list[Any], Journal], Any]
 
 
 @contextlib.contextmanager
@@ -154,11 +158,13 @@ def _identity(handle: Any) -> int:
 
 
 @contextlib.contextmanager
-def whole_step(*, has_several_updates: bool = False) -> Iterator[Journal]:
-    """A journal around a whole step function."""
-    before, THREAD.journal = THREAD.journal, Journal(is_whole=True, has_several_updates=has_several_updates)
+def whole_step(update: Update, *, has_several_updates: bool = False) -> Iterator[Journal]:
+    """A journal around a whole step function, whose updates are made by `update`."""
+    before = THREAD.journal
+    journal = THREAD.journal = Journal(update, has_several_updates=has_several_updates)
     try:
-        yield THREAD.journal
+        with HOOKS.installed():
+            yield journal
     finally:
         THREAD.journal = before
 
@@ -166,13 +172,10 @@ def whole_step(*, has_several_updates: bool = False) -> Iterator[Journal]:
 class Hooks:
     """The places of TensorFlow and Keras that tell the journal. They are in while somebody needs them.
 
-    Args:
-        update: Called with the plain `apply`, the optimizer, the gradients, the variables and the journal where a whole
-            step updates its weights.
+    There is one for the process: patches of several, taken out in another order than they went in, would undo each other.
     """
 
-    def __init__(self, update: Update) -> None:
-        self._update = update
+    def __init__(self) -> None:
         self._num_users = 0
         self._patches: list[tuple[Any, str, Any]] = []
         self._lock = threading.Lock()
@@ -210,8 +213,8 @@ class Hooks:
             for kind in (*seams.variable_classes(), *seams.distributed_variable_classes()):
                 if name in kind.__dict__:
                     self._patch(kind, name, _wrap_write)
-        self._patch(seams.keras_optimizer_class(), "apply", self._wrap_apply)
-        self._patch(seams.keras_loss_scale_class(), "apply", self._wrap_apply)
+        self._patch(seams.keras_optimizer_class(), "apply", _wrap_apply)
+        self._patch(seams.keras_loss_scale_class(), "apply", _wrap_apply)
         self._patch(seams.keras_loss_scale_class(), "scale_loss", _wrap_scale_loss)
 
     def _patch(self, owner: Any, name: str, wrap: Callable[[Any], Any]) -> None:
@@ -219,15 +222,19 @@ class Hooks:
         self._patches.append((owner, name, original))
         setattr(owner, name, functools.wraps(original)(wrap(original)))
 
-    def _wrap_apply(self, apply: Any) -> Any:
-        def wrapped(optimizer: Any, grads: Any, trainable_variables: Any = None) -> Any:
-            journal = THREAD.journal
-            if THREAD.is_busy or journal is None or not journal.is_whole:
-                return apply(optimizer, grads, trainable_variables)
-            variables = trained(optimizer, trainable_variables)
-            return self._update(functools.partial(apply, optimizer), optimizer, list(grads), variables, journal)
 
-        return wrapped
+HOOKS = Hooks()
+
+
+def _wrap_apply(apply: Any) -> Any:
+    def wrapped(optimizer: Any, grads: Any, trainable_variables: Any = None) -> Any:
+        journal = THREAD.journal
+        if THREAD.is_busy or journal is None or journal.update is None:
+            return apply(optimizer, grads, trainable_variables)
+        variables = trained(optimizer, trainable_variables)
+        return journal.update(functools.partial(apply, optimizer), optimizer, list(grads), variables, journal)
+
+    return wrapped
 
 
 def trained(optimizer: Any, trainable_variables: Any) -> list[Any]:

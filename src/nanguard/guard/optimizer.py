@@ -9,7 +9,7 @@ import keras
 import tensorflow as tf
 
 from nanguard import clipping
-from nanguard.guard.journal import THREAD
+from nanguard.guard.journal import HOOKS, THREAD, Journal
 from nanguard.guard.updater import Updater
 
 
@@ -53,14 +53,15 @@ class GuardedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
         self.inner_optimizer = inner_optimizer
         self.clip = clipping.get(clip)
         self._updater = Updater(self.clip)
-        self._updater.hooks.acquire()
-        weakref.finalize(self, self._updater.hooks.release)
+        HOOKS.acquire()
+        weakref.finalize(self, HOOKS.release)
 
     def build(self, variables: list[Any]) -> None:
         """Makes the variables of the inner optimizer."""
         self._updater.prepare(self.inner_optimizer, list(variables))
         super().build(variables)
 
+    @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
     def apply(self, grads: Any, trainable_variables: Any = None) -> Any:
         """Applies gradients if the step is finite.
 
@@ -81,7 +82,7 @@ class GuardedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
             return inner.apply(grads, variables)
         journal = THREAD.journal
         if journal is None or not journal.is_open() or (journal.verdict is not None and not journal.is_whole):
-            journal = THREAD.journal = self._updater.new_journal()
+            journal = THREAD.journal = Journal()
         self._updater.update(inner.apply, inner, grads, variables, journal)
         return None
 

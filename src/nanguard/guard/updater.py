@@ -10,7 +10,7 @@ import tensorflow as tf
 from nanguard.backend import graphs, seams
 from nanguard.guard import flag
 from nanguard.guard import variables as script_variables
-from nanguard.guard.journal import Hooks, Journal, busy, whole_step
+from nanguard.guard.journal import Journal, busy, whole_step
 from nanguard.guard.ledger import Ledger
 from nanguard.guard.update import Parts, Update, nothing
 
@@ -25,7 +25,6 @@ class Updater:
     def __init__(self, clip: Any = None) -> None:
         self.clip = clip
         self.ledger: Ledger | None = None
-        self.hooks = Hooks(self.update)
         self.rate: Any = None  # variable that learning rates are multiplied by, or None
         self.optimizers: list[Any] = []
         self.layout: dict[int, list[Any]] = {}  # an optimizer's trained variables, by its id
@@ -113,10 +112,7 @@ class Updater:
         journal.num_updates += 1
         return journal.verdict
 
-    def new_journal(self) -> Journal:
-        """A journal for an update whose step was not seen to begin."""
-        return Journal()
-
+    @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
     def tell(self, made: Any, then: Callable[[], None]) -> None:
         """Has `then` called when the traced step turns out to be refused. Not under XLA, where no host code runs."""
         graph = graphs.current()
@@ -126,11 +122,12 @@ class Updater:
 
     def run(self, step: Callable[..., Any], *args: Any, **kwargs: Any) -> tuple[Any, Journal]:
         """Runs a whole step function, or traces it, so that a step that is refused leaves nothing behind."""
-        with self.hooks.installed(), whole_step(has_several_updates=self._has_several_updates) as journal:
+        with whole_step(self.update, has_several_updates=self._has_several_updates) as journal:
             result = step(*args, **kwargs)
             self._finish(journal)
         return result, journal
 
+    @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
     def _finish(self, journal: Journal) -> None:
         """Judges what no optimizer has written, and undoes the first of several updates if a later one was refused."""
         self._has_several_updates = journal.num_updates > 1
