@@ -17,7 +17,7 @@ import pytest
 import tensorflow as tf
 
 import nanguard
-from nanguard import hazards, losses, ops, testing
+from nanguard import clipping, hazards, losses, ops, testing
 
 MODULES = sorted(
     module.name for module in pkgutil.walk_packages(nanguard.__path__, "nanguard.") if "__main__" not in module.name
@@ -27,7 +27,7 @@ FLAGS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
 NO_EXAMPLE = {"FunctionLoss", "NonFiniteAssertion", "OpRecord"}
 PUBLIC = [
     pytest.param(getattr(room, name), id=f"{room.__name__.partition('.')[2]}.{name}")
-    for room in (ops, losses, testing)
+    for room in (ops, losses, clipping, testing)
     for name in dir(room)
     if not name.startswith("_") and callable(getattr(room, name)) and name not in NO_EXAMPLE
 ]

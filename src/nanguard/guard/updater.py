@@ -118,7 +118,12 @@ class Updater:
         graph = graphs.current()
         if graph is None or graphs.is_compiled(graph):
             return
-        flag.branch(made, nothing, lambda: tf.py_function(lambda: then(), [], []))
+
+        def call() -> None:
+            # Its operation is no result: the other branch has none.
+            tf.py_function(lambda: then(), [], [])
+
+        flag.branch(made, nothing, call)
 
     def run(self, step: Callable[..., Any], *args: Any, **kwargs: Any) -> tuple[Any, Journal]:
         """Runs a whole step function, or traces it, so that a step that is refused leaves nothing behind."""
