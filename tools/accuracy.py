@@ -215,6 +215,37 @@ def run_case(script: Path) -> Outcome:
         return Outcome(script.stem, expectation.healthy, bool(incidents), grades, tuple(faults), False, seconds)
 
 
+def run_replay(script: Path) -> Outcome:
+    """Runs a case under nanguard, replays its capture in an empty folder, and grades what the replay says.
+
+    A replay has to tell the same incident as the run did, to the last field.
+    """
+    expectation = parse(script)
+    if expectation.healthy:
+        return run_case(script)
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name).resolve()
+        empty = directory / "empty"
+        empty.mkdir()
+        capture, report_path, replay_path = directory / "step.capture", directory / "report.json", empty / "report.json"
+        nanguard = [sys.executable, "-m", "nanguard"]
+        run = [*nanguard, "run", "--json", str(report_path), "--capture", str(capture), str(script)]
+        _, output, seconds = _execute(run, directory)
+        exit_code, replayed, more_seconds = _execute(
+            [*nanguard, "replay", "--json", "report.json", str(capture)], empty
+        )
+        seconds += more_seconds
+        if not report_path.exists() or not replay_path.exists():
+            grades = dict.fromkeys(expectation.answers, False)
+            fault = f"no replay, exit code {exit_code}: {_last_line(replayed if capture.exists() else output)}"
+            return Outcome(script.stem, False, False, grades, (fault,), True, seconds)
+        told, again = (json.loads(path.read_text(encoding="utf-8"))["incidents"] for path in (report_path, replay_path))
+        grades, faults = judge(expectation, again, exit_code or 0, empty)
+        differing = sorted(key for key in told[0] if told[0][key] != again[0].get(key)) if told and again else []
+        faults += [f"{key}: not as in the run" for key in differing]
+        return Outcome(script.stem, False, bool(again), grades, tuple(faults), False, seconds)
+
+
 def run_plain(script: Path) -> Outcome:
     """Runs a case under plain Python, which must reach its end."""
     expectation = parse(script)
@@ -282,12 +313,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--cases", type=Path, default=CASES, metavar="DIR", help="where the cases are")
     parser.add_argument("--short", action="store_true", help="only the cases marked short=1")
     parser.add_argument("--check-plain", action="store_true", help="run under plain Python, to exit code 0")
+    parser.add_argument("--replay", action="store_true", help="replay the captures elsewhere, and grade the replays")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the outcomes here, too")
     options = parser.parse_args(arguments)
     scripts = select(options.cases, only=options.only, short=options.short)
     if not scripts:
         parser.error(f"no case in {options.cases} matches {options.only}")
-    run: Callable[[Path], Outcome] = run_plain if options.check_plain else run_case
+    run: Callable[[Path], Outcome] = run_plain if options.check_plain else run_replay if options.replay else run_case
     outcomes = []
     start = time.monotonic()
     with ThreadPoolExecutor(options.jobs) as pool:

@@ -110,10 +110,32 @@ class RecordedStep:
     Args:
         events: The ops, oldest first.
         tensors: Values that no event of the recording made, and what no replay could make again, by number.
+        functions: Graphs of the traced functions that it calls, where the runtime does not know them: in a capture
+            that came out of a file.
     """
 
     events: Sequence[Event]
     tensors: dict[int, Any]
+    functions: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Answers:
+    """What an explanation asked of the world around a step. A capture file carries the answers in the world's place.
+
+    Args:
+        dataset_rows: Rows of the data set by rows of the batch; None where they could not be told.
+        rates: Learning rates by step.
+        rate: The learning rate at the time, or None.
+        schedule: A schedule as it was asked for a step's rate: the step, the ops, the number of the rate; or None.
+        mapped: Functions of the data pipeline that made bad data: graph, inputs, rows of the data set or None.
+    """
+
+    dataset_rows: dict[tuple[int, ...], tuple[int, ...] | None] = field(default_factory=dict)
+    rates: dict[int, float] = field(default_factory=dict)
+    rate: float | None = None
+    schedule: tuple[int, RecordedStep, int] | None = None
+    mapped: tuple[Any, list[Any], tuple[int, ...] | None] | None = None
 
 
 @dataclass
@@ -144,6 +166,8 @@ class Capture:
             blame.
         before: Eager ops that ran outside of steps, which may have made the data; None if there were none.
         notes: What is worth saying beside the incident.
+        answers: What an explanation asked of the script's data and optimizer.
+        is_stored: Whether it came out of a file: then there are no script, data and optimizer to ask, only `answers`.
     """
 
     step: int
@@ -167,3 +191,5 @@ class Capture:
     operands: list[tuple[str, Any]] | None = None
     before: RecordedStep | None = None
     notes: list[str] = field(default_factory=list)
+    answers: Answers = field(default_factory=Answers)
+    is_stored: bool = False

@@ -4,6 +4,7 @@ A script under test trains by importing `faketrain`: `faketrain.step()` is a hea
 one that is not finite. Options of the make-believe come by the environment:
 
 FAKE_REPLAY: how the replay ends: `found` (the default), `ordinary`, `memory`, `error`, `prints` or `killed`.
+FAKE_SAVE: why the capture cannot be written.
 FAKE_PROBLEM: why the watch could not be installed.
 FAKE_TENSORFLOW: `missing` where the script is not to find it, `unused` where it does not ask for it.
 FAKE_LEAVE: after how many seconds a stopped script is left.
@@ -105,12 +106,20 @@ def outline(capture: Capture, reason: str) -> Incident:
     )
 
 
+def save(capture: Capture, path: str, script: str, steps: int, notes: Any) -> None:
+    """Writes some words in the place of a capture."""
+    if "FAKE_SAVE" in os.environ:
+        raise OSError(28, os.environ["FAKE_SAVE"])
+    with open(path, "w", encoding="utf-8") as stream:
+        stream.write(f"step {capture.step} of {script}\n")
+
+
 def main() -> int:
     """Runs the command with the make-believe in place."""
     if "FAKE_LEAVE" in os.environ:
         _run.Session.seconds_to_report = float(os.environ["FAKE_LEAVE"]) / 2
         _run.Session.seconds_to_leave = float(os.environ["FAKE_LEAVE"])
-    return cli.main(instruments=_run.Instruments(FakeWatch, explain, outline))
+    return cli.main(instruments=_run.Instruments(FakeWatch, explain, outline, save))
 
 
 if __name__ == "__main__":

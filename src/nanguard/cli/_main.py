@@ -22,6 +22,14 @@ _RUN_EPILOG = """\
 The exit code is 0 if all was finite, 1 if an incident was found, 2 if the script could not be run, and the
 script's own if it ended with another by itself.
 """
+_REPLAY = """\
+Runs a captured step again, here: without the script, its data or the model's code. Prints what `nanguard run` printed
+of it. A capture may come from a stranger: nothing in it is unpickled, and one with an op that may reach files,
+processes, the network or Python is refused.
+"""
+_REPLAY_EPILOG = """\
+The exit code is 1 if an incident was found, 0 if the step is an ordinary one, and 2 if the capture cannot be replayed.
+"""
 _EXPLAIN = "Says of a hazard what it is, why it bites and how to cure it. Without a name, lists all."
 
 
@@ -46,8 +54,18 @@ def main(argv: Sequence[str] | None = None, *, instruments: Instruments | None =
             from nanguard.cli._run import Target, run
 
             target = Target(options.module or options.script, tuple(rest), as_module=options.module is not None)
-            return run(target, json_path=options.json, force=options.force, instruments=instruments)
+            return run(
+                target,
+                json_path=options.json,
+                capture_path=options.capture,
+                force=options.force,
+                instruments=instruments,
+            )
         options = parser.parse_args(argv)
+        if options.command == "replay":
+            from nanguard.cli._replay import replay
+
+            return replay(options.capture, json_path=options.json, force=options.force)
         from nanguard.cli._explain import explain
 
         return explain(options.hazard)
@@ -67,13 +85,25 @@ def _parsers() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
         help="train under watch; explain the first NaN or Inf",
         description=_RUN,
         epilog=_RUN_EPILOG,
-        usage="nanguard run [--json FILE] [--force] (SCRIPT | -m MODULE) [ARGUMENT ...]",
+        usage="nanguard run [--json FILE] [--capture FILE] [--force] (SCRIPT | -m MODULE) [ARGUMENT ...]",
         allow_abbrev=False,
     )
     run.add_argument("--json", metavar="FILE", help="write the report to FILE as JSON")
-    run.add_argument("--force", action="store_true", help="overwrite FILE if it exists")
+    run.add_argument("--capture", metavar="FILE", help="write the failed step to FILE, for `nanguard replay`")
+    run.add_argument("--force", action="store_true", help="overwrite a FILE that exists")
     run.add_argument("-m", dest="module", metavar="MODULE", help="run a module, as `python -m` does")
     run.add_argument("script", nargs="?", metavar="SCRIPT", help="a script, or a folder or zip file with a __main__.py")
+    replay = commands.add_parser(
+        "replay",
+        help="run a captured step again",
+        description=_REPLAY,
+        epilog=_REPLAY_EPILOG,
+        usage="nanguard replay [--json FILE] [--force] CAPTURE",
+        allow_abbrev=False,
+    )
+    replay.add_argument("--json", metavar="FILE", help="write the report to FILE as JSON")
+    replay.add_argument("--force", action="store_true", help="overwrite a FILE that exists")
+    replay.add_argument("capture", metavar="CAPTURE", help="a file that `nanguard run --capture` or the guard wrote")
     explain = commands.add_parser(
         "explain", help="what a hazard is, why it bites, how to cure it", description=_EXPLAIN, allow_abbrev=False
     )
@@ -92,5 +122,5 @@ def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
         if argument.startswith("-m") or not argument.startswith("-"):
             own += 1
             break
-        own += 2 if argument == "--json" else 1
+        own += 2 if argument in ("--json", "--capture") else 1
     return list(arguments[:own]), list(arguments[own:])

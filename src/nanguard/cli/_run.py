@@ -9,6 +9,7 @@ import gc
 import importlib.util
 import io
 import os
+import shlex
 import signal
 import sys
 import threading
@@ -70,6 +71,14 @@ def _outline(capture: Any, reason: str) -> Incident:
     return replay.outline(capture, reason)
 
 
+def _save(capture: Any, path: str, script: str, steps: int, notes: Sequence[str]) -> None:
+    from nanguard import capture_file
+    from nanguard.guard import source
+
+    about = capture_file.About(script, steps, tuple(notes))
+    capture_file.save(capture, path, is_users=source.is_users, about=about, force=True)
+
+
 @dataclass(frozen=True)
 class Instruments:
     """What a session works with. The defaults are loaded when they are first called: a healthy run needs no replay.
@@ -79,22 +88,30 @@ class Instruments:
             script by an exception, or returns False where there was no incident.
         explain: Replays a captured step. None: the step was an ordinary one, such as an overflow of a scaled gradient.
         outline: Says what is known of a captured step without a replay, and why there is none.
+        save: Writes a captured step to a path, with the script's name, the steps seen and the watch's notes.
     """
 
     watch: Callable[[OnCapture], Watch] = _watch
     explain: Callable[[Any], Incident | None] = _explain
     outline: Callable[[Any, str], Incident] = _outline
+    save: Callable[[Any, str, str, int, Sequence[str]], None] = _save
 
 
 def run(
-    target: Target, *, json_path: str | None = None, force: bool = False, instruments: Instruments | None = None
+    target: Target,
+    *,
+    json_path: str | None = None,
+    capture_path: str | None = None,
+    force: bool = False,
+    instruments: Instruments | None = None,
 ) -> int:
     """Runs a script under watch. The report comes when the interpreter exits, after all that the script says itself.
 
     Args:
         target: What to run.
         json_path: Where to write the report as JSON. Defaults to nowhere.
-        force: Whether a file at `json_path` may be overwritten.
+        capture_path: Where to write the first failed step, for a replay elsewhere. Defaults to nowhere.
+        force: Whether files at these paths may be overwritten.
         instruments: What to watch and replay with. Defaults to the guard and the replay.
 
     Returns:
@@ -107,7 +124,10 @@ def run(
     if json_path is not None:
         report.check_target(json_path, force=force)
         json_path = os.path.abspath(json_path)  # the script may change the working directory
-    session = Session(target, json_path, instruments or Instruments())
+    if capture_path is not None:
+        report.check_target(capture_path, force=force, what="the capture")
+        capture_path = os.path.abspath(capture_path)
+    session = Session(target, json_path, instruments or Instruments(), capture_path)
     # The first to be registered is the last to be called: after the script's own handlers and its threads.
     atexit.register(session.exit)
     return session.run()
@@ -120,8 +140,12 @@ class Session:
     seconds_to_report = 3.0
     seconds_to_leave = 30.0
 
-    def __init__(self, target: Target, json_path: str | None, instruments: Instruments) -> None:
+    def __init__(
+        self, target: Target, json_path: str | None, instruments: Instruments, capture_path: str | None = None
+    ) -> None:
         self._target = target
+        self._capture_path = capture_path
+        self._save_capture = instruments.save
         self._json_path = json_path
         self._explain = instruments.explain
         self._outline = instruments.outline
@@ -200,6 +224,8 @@ class Session:
         if incident is None:
             self._say(f"step {capture.step} is an ordinary one, going on")
             return False
+        if self._capture_path is not None and not self._incidents:
+            self._write_capture(capture, self._capture_path)
         self._incidents.append(incident)
         # Freeing the iterator of a stopped training can wait for its threads: not before the report is out.
         self._frames = list(_frames(sys._getframe(1)))
@@ -219,6 +245,16 @@ class Session:
         # Outside the handler, where the frames of the failed replay, and the memory they hold, are gone.
         self._say(f"the replay failed: {reason}")
         return self._outline(capture, reason)
+
+    def _write_capture(self, capture: Any, path: str) -> None:
+        try:
+            self._save_capture(capture, path, self._target.name, self._watch.steps, self._watch.notes)
+        except Exception as error:  # the incident is told all the same
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else _reason(error)
+            self._say(f"no capture was written: {reason}")
+        else:
+            shown = os.path.relpath(path) if path.startswith(os.path.join(os.getcwd(), "")) else path
+            self._say(f"wrote the step; to run it again: nanguard replay {shlex.quote(shown)}")
 
     def _report(self, incidents: tuple[Incident, ...]) -> report.Report:
         problem = self._unwatched()

@@ -84,7 +84,7 @@ def _between_steps(capture: Capture) -> Incident:
 
 class _Explanation:
     def __init__(self, capture: Capture) -> None:
-        self.capture = capture
+        self.capture = replace(capture)  # its step may be set right, but not for who explains it again
         self.program = program.build(capture)
         self.losses = self._numbers(capture.targets.losses)
         self.gradients = self._numbers([reference for _, reference in capture.targets.gradients])
@@ -300,9 +300,9 @@ class _Explanation:
         """Weights that the update before this step made non-finite, from gradients that were finite."""
         capture = self.capture
         capture.step -= 1
-        found = schedule.birth(capture.optimizer, capture.step)
+        found = schedule.birth(capture, capture.step)
         hazard = hazards.OPTIMIZER_UPDATE_NONFINITE
-        rate = schedule.rate(capture.optimizer)
+        rate = schedule.rate(capture)
         if found is not None or (rate is not None and not np.isfinite(rate)):
             hazard = hazards.LEARNING_RATE_SCHEDULE_NONFINITE
         event = found[1].event if found is not None else None
@@ -525,10 +525,15 @@ class _Explanation:
 
     def _dataset_rows(self, found: list[int]) -> tuple[int, ...] | None:
         assert self.batch is not None
+        known = self.capture.answers.dataset_rows
+        if self.capture.is_stored:
+            places = {row: place for pair in known.items() for row, place in zip(pair[0], pair[1] or (), strict=False)}
+            return tuple(places[row] for row in found) if all(row in places for row in found) else None
         arrays = [self.batch.array(entry) for entry in self.batch.entries]
         sources = [value for fit in self.capture.sources for value in (fit["args"], fit["kwargs"])]
         result = dataset.rows(arrays, found, sources)
-        return tuple(result) if result is not None else None
+        known[tuple(found)] = tuple(result) if result is not None else None
+        return known[tuple(found)]
 
     def _with_names(self, received: tuple[Operand, ...], numbers: Sequence[int | None]) -> tuple[Operand, ...]:
         """Operands of a call by the names that its function has for them, where the line does not spell them."""

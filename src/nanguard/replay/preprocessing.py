@@ -46,12 +46,24 @@ def find(capture: Capture, bad_row: np.ndarray | None, num_rows: int) -> Made | 
         bad_row: Features of one bad row, to tell one data set from another; None if no row is known.
         num_rows: How many bad rows to look for.
     """
-    for dataset in _datasets(capture):
+    found = _again(capture) if capture.is_stored else None
+    if found is not None:
+        return found
+    for dataset in _datasets(capture) if not capture.is_stored else ():
         for mapped in _maps(dataset):
-            found = _in_map(mapped, num_rows)
+            found = _in_map(capture, mapped, num_rows)
             if found is not None:
                 return found
     return _before_training(capture, bad_row)
+
+
+def _again(capture: Capture) -> Made | None:
+    """What was found when the data pipeline was at hand, made again from the function and its inputs."""
+    if capture.answers.mapped is None:
+        return None
+    graph, inputs, rows = capture.answers.mapped
+    found = _birth_in(graph, inputs)
+    return Made(found[0], found[1], rows) if found is not None else None
 
 
 def _datasets(capture: Capture) -> list[Any]:
@@ -91,11 +103,12 @@ def _is_ordered(dataset: Any) -> bool:
     return True
 
 
-def _in_map(mapped: Any, num_rows: int) -> Made | None:
+def _in_map(capture: Capture, mapped: Any, num_rows: int) -> Made | None:
     function = mapped._map_func.function
     until = time.monotonic() + _MOST_SECONDS
     found: tuple[Program, Birth] | None = None
     rows: list[int] = []
+    bad_inputs: list[Any] = []
     count = 0
     for place, element in enumerate(mapped._input_dataset):
         flat = [value for value in tf.nest.flatten(element, expand_composites=True) if isinstance(value, tf.Tensor)]
@@ -113,6 +126,7 @@ def _in_map(mapped: Any, num_rows: int) -> Made | None:
                 found = _birth_in(function.graph, flat)
                 if found is None:
                     return None
+                bad_inputs = flat
             rows += _rows_of(bad[0], count, is_batched=_is_batched(mapped))
             if len(rows) >= num_rows:
                 break
@@ -120,7 +134,9 @@ def _in_map(mapped: Any, num_rows: int) -> Made | None:
     if found is None:
         return None
     is_known = _is_ordered(mapped._input_dataset) and len(rows) >= num_rows
-    return Made(found[0], found[1], tuple(rows[:num_rows]) if is_known else None)
+    known = tuple(rows[:num_rows]) if is_known else None
+    capture.answers.mapped = (function.graph, bad_inputs, known)
+    return Made(found[0], found[1], known)
 
 
 def _is_batched(mapped: Any) -> bool:

@@ -243,7 +243,9 @@ def _rerun(body: RecordedStep) -> Program:
             continue  # made by an op that was not recorded
         values = [program.values[number] for number in event.inputs]
         if event.op.startswith("__"):
-            results = interpreter.call(graphs.defined(event.op), list(event.inputs), len(event.outputs), event)
+            results = interpreter.call(
+                body.functions.get(event.op) or graphs.defined(event.op), list(event.inputs), len(event.outputs), event
+            )
             if results is None:
                 break
             for number, result in zip(event.outputs, results, strict=True):
@@ -284,6 +286,7 @@ class _Interpreter:
         self.machine = Machine(variables)
         self.fixed: dict[int, Any] = {}  # values by `id` of graph tensor, for ops that are not run
         self._written = written
+        self._num_graphs = 0
         self._count = itertools.count(first_number)
 
     def leaf(self, value: Any) -> int:
@@ -319,6 +322,10 @@ class _Interpreter:
 
     def run_graph(self, graph: Any, inputs: Sequence[int | None], caller: Event | None = None) -> bool | None:
         """Runs all ops of a graph in the order in which they were made; None if one raised."""
+        # A loop or a call without an op in it adds no event.
+        self._num_graphs += 1
+        if self._num_graphs > _MOST_EVENTS:
+            raise ReplayError(f"The step has more than {_MOST_EVENTS} calls and turns of loops.")
         numbers = self.program.numbers
         for tensor, number in zip(graph.inputs, inputs, strict=False):
             if number is not None:
@@ -333,7 +340,7 @@ class _Interpreter:
 
     def _run(self, op: Any, caller: Event | None, done: set[Any]) -> bool | None:
         done.add(op)
-        if op.type == "Placeholder" or _is_nanguards(op.name):
+        if op.type == "Placeholder" or graphs.is_nanguards(op):
             return True
         # The gradient of a loop gives the loop new inputs, which were made after it.
         for tensor in op.inputs:
@@ -446,7 +453,3 @@ def _meant(constant: Any) -> Any:
 def _below_one(bound: Any) -> Any:
     is_one = bound.shape.rank == 0 and bound.dtype == tf.float32 and float(bound) == 1.0
     return tf.constant(_BELOW_ONE) if is_one else bound
-
-
-def _is_nanguards(name: str) -> bool:
-    return any(part == "nanguard" or part.startswith("nanguard_") for part in name.split("/"))

@@ -27,7 +27,7 @@ def listed(seen: tuple[str, ...]) -> str:
 
 def history(capture: Capture) -> tuple[HistoryStep, ...]:
     """The last steps before an incident."""
-    rate = schedule.rates(capture.optimizer, [step for step, _, _ in capture.history])
+    rate = schedule.rates(capture, [step for step, _, _ in capture.history])
     return tuple(
         HistoryStep(step, _number(loss), _number(divergence.total_norm((step, loss, norms))), rate.get(step), norms)
         for step, loss, norms in capture.history[-_HISTORY_SHOWN:]
