@@ -38,6 +38,8 @@ def replay(path: str, *, json_path: str | None = None, force: bool = False) -> i
             "TensorFlow is not installed here. To install it: pip install 'nanguard[tf]', or 'nanguard[tf-cpu]' where "
             "there is no GPU."
         )
+    # Ops that fail while the replay asks its questions would be logged, each of them.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     from nanguard import capture_file
 
     capture, about = capture_file.load(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,8 @@ class Keeping:
             path = self.folder / f"step-{event.step:08d}-{os.getpid()}.capture"
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                capture_file.save(capture, str(path), is_users=source.is_users, force=True)
+                about = capture_file.About(os.path.basename(sys.argv[0]), event.step)
+                capture_file.save(capture, str(path), is_users=source.is_users, about=about, force=True)
                 event.capture = str(path)
             except (NanguardError, OSError) as error:
                 event.why = f"no capture was written: {error}"

@@ -1,0 +1,1 @@
+"""Kills trainings at random moments and holds how they end against runs that were not killed."""
