@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import sys
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 import keras
@@ -135,10 +136,12 @@ class Guard(keras.callbacks.Callback):  # type: ignore[misc]
         self._epoch: int | None = None
         self._batch = 0
         self._in_row = 0
+        self._is_muted = False
         self._skipped_before = 0  # in earlier epochs
         self._overflows = 0
         self._last_norm, self._last_clip = 0.0, 1.0
         self._good_logs: dict[str, Any] = {}
+        self._has_good_logs = False  # from this epoch
         self._steps = 0
         if model is not None:
             self.set_model(model)
@@ -209,6 +212,8 @@ class Guard(keras.callbacks.Callback):  # type: ignore[misc]
     def _on_refused_in_graph(self) -> None:
         ledger = self._updater.ledger
         assert ledger is not None
+        # Steps that go ahead call nobody here: only the counter in the graph knows of them.
+        self._in_row = int(ledger.in_row.numpy()) - 1
         self._refused(Measured(math.nan, math.nan, 1.0, int(ledger.skipped.numpy()), 0), None, None)
 
     def _numbers(self, journal: Any) -> Measured:
@@ -235,6 +240,7 @@ class Guard(keras.callbacks.Callback):  # type: ignore[misc]
         """Counts anew, as Keras's metrics do."""
         self._epoch, self._batch = epoch, 0
         self._skipped_before = self.num_skipped
+        self._has_good_logs = False
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Gives the model its own train function back, and says what happened."""
@@ -249,8 +255,21 @@ class Guard(keras.callbacks.Callback):  # type: ignore[misc]
         self._keeping.end()
         self._epoch = None
 
+    @contextlib.contextmanager
+    def nanguard_muted(self) -> Iterator[None]:
+        """While it is open steps are run and nothing follows from them: a checkpoint is about to set their state."""
+        self._is_muted = True
+        try:
+            yield
+        finally:
+            self._is_muted = False
+
     def _run_step(self, run: Callable[[Any], dict[str, Any]], batch: Any) -> dict[str, Any]:
         """Runs one step of `fit`, and what follows from it."""
+        if self._is_muted:
+            logs = run(batch)
+            measured(logs)
+            return logs
         try:
             if self._rollback is not None:
                 self._rollback.before_step(self._steps)
@@ -263,10 +282,11 @@ class Guard(keras.callbacks.Callback):  # type: ignore[misc]
                 self._overflows = numbers.overflows
                 logs = self._mended(logs)
             elif numbers.skipped != self.num_skipped:
-                logs = self._mended(logs)
+                # What a step gives of its metrics may be from before they were put back.
+                logs = {**logs, **self._good_logs} if self._has_good_logs else self._mended(logs)
                 self._refused(numbers, batch, run)
             else:
-                self._good_logs = logs
+                self._good_logs, self._has_good_logs = dict(logs), True
                 self._went_ahead(numbers, batch, run)
             self._batch += 1
         except BaseException:
@@ -278,7 +298,7 @@ class Guard(keras.callbacks.Callback):  # type: ignore[misc]
         return logs
 
     def _mended(self, logs: dict[str, Any]) -> dict[str, Any]:
-        """The logs without what a refused step left in them; those of metrics are right already."""
+        """The logs without what is not finite in them."""
         return {key: value if _is_finite(value) else self._good_logs.get(key, value) for key, value in logs.items()}
 
     def _went_ahead(self, numbers: Measured, batch: Any, run: Any) -> None:
