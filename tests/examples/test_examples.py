@@ -80,6 +80,24 @@ def test_cured_example_is_finite_under_plain_python(name: str) -> None:
     assert math.isfinite(final_loss(done.stdout))
 
 
+def test_guarded_example_goes_on_and_resumes(tmp_path: Path) -> None:
+    """The guarded example skips its bad batches, ends finite, and trains nothing more when it is run again."""
+    script = EXAMPLES / "penguins_guarded.py"
+    runs = [
+        subprocess.run(
+            [sys.executable, str(script)], cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, timeout=TIMEOUT
+        )
+        for _ in range(2)
+    ]
+    for done in runs:
+        assert done.returncode == 0, done.stderr
+        assert "skipped: 30 of 135 steps" in done.stdout
+    assert final_loss(runs[0].stdout) == final_loss(runs[1].stdout) < 0.1
+    assert len(list((tmp_path / "penguins-quarantine").glob("*.npz"))) == 2
+    assert "Epoch" in runs[0].stdout
+    assert "Epoch" not in runs[1].stdout
+
+
 @pytest.mark.parametrize("name", EXPECTED)
 def test_cured_example_is_finite_under_nanguard(name: str) -> None:
     """`nanguard run` leaves a cured example alone: exit code 0, a finite loss, and a verdict to say so."""

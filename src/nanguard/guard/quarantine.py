@@ -67,8 +67,8 @@ class Quarantine:
     opened. `index.jsonl` is an overview for people and tools; the files are what counts, and it is made again from them
     where it lags behind.
 
-    Several processes may share the folder. A batch that is there already, of the same step and with the same content
-    (of a run that was resumed), is not stored twice.
+    Several processes may share the folder. A batch that comes again, in each epoch or in a run that was resumed, is not
+    stored twice: the manifest is that of the first time.
 
     A full disk, a folder that cannot be written or a batch that cannot be stored is told once, as a warning, and
     counted in `num_unstored`. Training goes on.
@@ -112,6 +112,7 @@ class Quarantine:
         _TOKENS.add(self._token)
         self._counter = itertools.count()
         self._told: set[str] = set()
+        self._stored: dict[bytes, Path] = {}  # what this process has stored, by its content
         self._sweep()
 
     def put(
@@ -213,8 +214,10 @@ class Quarantine:
             digest.update(np.ascontiguousarray(array).view(np.uint8).data if array.size else b"")
         self.folder.mkdir(parents=True, exist_ok=True)
         start = f"step{manifest['step']:08d}-{digest.hexdigest()[:12]}-"
-        there = next((path for path in self._files() if path.name.startswith(start)), None)
-        if there is not None:
+        there = self._stored.get(digest.digest()) or next(
+            (path for path in self._files() if path.name.startswith(start)), None
+        )
+        if there is not None and there.exists():
             return there
         columns = tables.columns(structure, arrays) if self.format == "parquet" else None
         ending = "npz" if columns is None else "parquet"
@@ -230,6 +233,7 @@ class Quarantine:
         else:
             self._write(path, lambda stream: tables.write(stream, columns, document))
         self.num_stored += 1
+        self._stored[digest.digest()] = path
         with contextlib.suppress(OSError), open(self.folder / _INDEX, "a", encoding="utf-8") as index:
             index.write(_line(path, manifest))
         return path
