@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import sys
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any, cast
@@ -24,6 +23,7 @@ from nanguard.guard.journal import HOOKS, THREAD, Journal
 from nanguard.guard.keeping import Keeping
 from nanguard.guard.rollback import Rollback
 from nanguard.guard.spikes import SpikeDetector
+from nanguard.guard.teller import Lines, say
 from nanguard.guard.updater import Updater
 
 _ACTIONS = ("skip", "rollback", "raise")
@@ -137,6 +137,7 @@ class Guard(keras.callbacks.Callback):  # type: ignore[misc]
         self._batch = 0
         self._in_row = 0
         self._is_muted = False
+        self._lines = Lines(is_silent=not verbose)
         self._skipped_before = 0  # in earlier epochs
         self._overflows = 0
         self._last_norm, self._last_clip = 0.0, 1.0
@@ -246,7 +247,7 @@ class Guard(keras.callbacks.Callback):  # type: ignore[misc]
         """Gives the model its own train function back, and says what happened."""
         self._leave()
         if self.verbose:
-            self._say(self.summary())
+            say(self.summary())
 
     def _leave(self) -> None:
         if self._fit is not None:
@@ -360,8 +361,7 @@ class Guard(keras.callbacks.Callback):  # type: ignore[misc]
                     event.action = "skip"
         if event.action == "raise":
             raise NonFiniteError(self._diagnosed(event))
-        if self.verbose:
-            self._say(event.headline())
+        self._lines.add(event.headline())
         for healthy in again:
             logs = run(healthy)
             numbers = measured(logs)
@@ -418,9 +418,6 @@ class Guard(keras.callbacks.Callback):  # type: ignore[misc]
         if causes:
             parts.append("causes: " + ", ".join(causes))
         return ", ".join(parts) + self._keeping.summary()
-
-    def _say(self, text: str) -> None:
-        print(f"nanguard: {text}", file=sys.stderr, flush=True)
 
     # -- what a checkpoint keeps
 

@@ -9,7 +9,9 @@ import keras
 import tensorflow as tf
 
 from nanguard import clipping
+from nanguard.errors import UsageError
 from nanguard.guard.journal import HOOKS, THREAD, Journal
+from nanguard.guard.teller import Teller
 from nanguard.guard.updater import Updater
 
 
@@ -30,11 +32,15 @@ class GuardedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
         inner_optimizer: The Keras optimizer that makes the updates.
         clip: How gradients are clipped: a clip of `nanguard.clipping`, its name, or a number for the global norm.
             Defaults to no clipping.
+        max_in_row: Refused steps in a row before the training is stopped by a `NonFiniteError`, `>= 1`. Inside of
+            `tf.function` it comes as TensorFlow's `UnknownError` with the same words. Under XLA nothing can stop the
+            step, and no NaN is applied either: look at `in_row`.
+        verbose: Whether to print a line for each refused step (under XLA: one line when the process ends), to stderr.
         name: Name.
 
     Attributes:
-        skipped: Variable, int64 scalar: steps refused so far.
-        in_row: Variable, int64 scalar: steps refused in a row, up to now.
+        skipped: Variable, int64 scalar: steps refused so far. In a step that a `Guard` watches too, the guard counts.
+        in_row: Tensor, int64 scalar: steps refused in a row, up to now.
 
     Example:
 
@@ -46,13 +52,27 @@ class GuardedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
     (array([0.5, 1.5], dtype=float32), 1)
     """
 
-    def __init__(self, inner_optimizer: Any, *, clip: Any = None, name: str | None = None) -> None:
+    def __init__(
+        self,
+        inner_optimizer: Any,
+        *,
+        clip: Any = None,
+        max_in_row: int = 10,
+        verbose: bool = True,
+        name: str | None = None,
+    ) -> None:
+        if max_in_row < 1:
+            raise UsageError(f"`max_in_row` must be at least 1. Received: max_in_row={max_in_row}.")
         if not isinstance(inner_optimizer, keras.optimizers.Optimizer):
             inner_optimizer = keras.optimizers.get(inner_optimizer)
         super().__init__(learning_rate=0.0, name=name or f"guarded_{inner_optimizer.name}")
         self.inner_optimizer = inner_optimizer
         self.clip = clipping.get(clip)
+        self.max_in_row = max_in_row
+        self.verbose = verbose
         self._updater = Updater(self.clip)
+        self._teller = Teller("GuardedOptimizer", self._updater, max_in_row=max_in_row, is_silent=not verbose)
+        weakref.finalize(self, self._teller.tell_the_rest)
         HOOKS.acquire()
         weakref.finalize(self, HOOKS.release)
 
@@ -83,7 +103,11 @@ class GuardedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
         journal = THREAD.journal
         if journal is None or not journal.is_open() or (journal.verdict is not None and not journal.is_whole):
             journal = THREAD.journal = Journal()
-        self._updater.update(inner.apply, inner, grads, variables, journal)
+        # Inside of a step that a `Guard` watches, the guard judges and counts.
+        update = journal.update or self._updater.update
+        made = update(inner.apply, inner, grads, variables, journal, self._updater.clip_of(inner))
+        if journal.update is None:
+            self._teller.after(made, inner)
         return None
 
     @property
@@ -93,8 +117,8 @@ class GuardedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
 
     @property
     def in_row(self) -> Any:
-        """Steps refused in a row up to now: a variable, int64 scalar."""
-        return self._updater.counters().in_row
+        """Steps refused in a row up to now: a tensor, int64 scalar."""
+        return self._updater.counters().row(self.inner_optimizer)
 
     @property
     def variables(self) -> list[Any]:
@@ -133,6 +157,8 @@ class GuardedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
         return {
             "name": self.name,
             "inner_optimizer": keras.saving.serialize_keras_object(self.inner_optimizer),
+            "max_in_row": self.max_in_row,
+            "verbose": self.verbose,
             "clip": None if self.clip is None else keras.saving.serialize_keras_object(self.clip),
         }
 
