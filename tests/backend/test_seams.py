@@ -228,3 +228,118 @@ def test_keras_train_function_is_traced_once_for_all_batches():
         model.train_on_batch(x[:2], y[:2])
     assert num_traces <= 2
     assert len(traces) <= num_traces + 1
+
+
+def test_recording_tape_says_so():
+    """A tape knows whether it has been entered and not left."""
+    tape = tf.GradientTape()
+    assert not seams.is_recording(tape)
+    with tape:
+        assert seams.is_recording(tape)
+    assert not seams.is_recording(tape)
+
+
+def test_a_graph_knows_the_graph_around_it():
+    """`outer_graph` of a branch leads out to the function that is being traced, and then to None."""
+    depths = []
+
+    def depth() -> int:
+        graph, found = graphs.current(), 0
+        while graph is not None:
+            graph, found = graphs.outer(graph), found + 1
+        return found
+
+    @tf.function(autograph=False)
+    def function(x: Any) -> Any:
+        depths.append(depth())
+
+        def branch() -> Any:
+            depths.append(depth())
+            return x
+
+        return tf.cond(x > 0, branch, lambda: x)
+
+    function(tf.constant(1.0))
+    assert depths == [1, 2]
+    assert depth() == 0
+
+
+def test_distributed_variables_are_of_known_classes():
+    """A mirrored variable, and one that is read by synchronising, have classes that write by methods of their own."""
+    strategy = tf.distribute.MirroredStrategy(["CPU:0"])
+    with strategy.scope():
+        for options in ({}, {"synchronization": tf.VariableSynchronization.ON_READ, "trainable": False}):
+            variable = tf.Variable(1.0, aggregation=tf.VariableAggregation.MEAN, **options)
+            assert isinstance(variable, seams.distributed_variable_classes())
+            assert any("assign_add" in kind.__dict__ for kind in type(variable).__mro__)
+            found: list[Any] = []
+            strategy.run(lambda variable=variable, found=found: found.append(seams.local_component(variable)))
+            assert found == [variable._values[0]]
+            assert found[0].handle.dtype == tf.resource
+
+
+def test_variable_made_while_tracing():
+    """nanguard can make a variable within the second trace of a function, where a `tf.Variable` is refused."""
+    made = []
+
+    @tf.function
+    def function(x: Any) -> Any:
+        made.append(seams.new_variable(lambda: tf.constant(2.0), "nanguard_test"))
+        return x * made[-1]
+
+    assert float(function(tf.constant(1.0))) == 2.0
+    assert float(function(tf.constant([3.0]))[0]) == 6.0
+    assert len(made) >= 2
+    assert made[0].name.startswith("nanguard_test")
+
+
+def test_optimizer_is_built_as_its_first_apply_builds_it():
+    """An optimizer that was built beforehand has the variables, by name, of one that built itself."""
+    names = []
+    for is_before in (False, True):
+        variable, optimizer = keras.Variable(1.0, name="w"), keras.optimizers.Adam(name="adam")
+        if is_before:
+            seams.build_optimizer(optimizer, [variable])
+        optimizer.apply([tf.constant(1.0)], [variable])
+        names.append([v.path for v in optimizer.variables])
+        assert optimizer.built
+    assert names[0] == names[1]
+
+
+def test_scheduled_rate():
+    """A schedule's rate is that of the step under way, through a loss scale too; a rate that is a variable is None."""
+    schedule = keras.optimizers.schedules.PiecewiseConstantDecay([0], [1.0, 0.5])
+    optimizer, variable = keras.optimizers.SGD(schedule), keras.Variable(1.0)
+    scaled = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(schedule))
+    assert float(seams.scheduled_rate(optimizer)) == 1.0
+    assert float(seams.scheduled_rate(scaled)) == 1.0
+    optimizer.apply([tf.constant(0.0)], [variable])
+    assert float(seams.scheduled_rate(optimizer)) == 0.5
+    assert seams.scheduled_rate(keras.optimizers.SGD(0.1)) is None
+
+
+@pytest.mark.parametrize("rate", [0.5, "schedule"])
+def test_scaled_rate(rate: Any):
+    """An update reads its rate from `_get_current_learning_rate` on the instance; open twice scales once."""
+    if rate == "schedule":
+        rate = keras.optimizers.schedules.PiecewiseConstantDecay([9], [0.5, 0.1])
+    optimizer, variable, scale = keras.optimizers.SGD(rate), keras.Variable(1.0), tf.Variable(0.5)
+    with seams.scaled_rate(optimizer, scale), seams.scaled_rate(optimizer, scale):
+        optimizer.apply([tf.constant(1.0)], [variable])
+    assert float(variable.numpy()) == 0.75
+    with seams.scaled_rate(optimizer, None):
+        optimizer.apply([tf.constant(1.0)], [variable])
+    assert float(variable.numpy()) == 0.25
+    assert "_get_current_learning_rate" not in vars(optimizer)
+
+
+def test_log_keys_are_kept():
+    """`fit` hands to callbacks what `_get_metrics_result_or_logs` on the instance gives: metrics, and our keys."""
+    model, x, y = small_model()
+    seams.keep_log_keys(model, "ours/")
+    model.train_step, plain = (lambda data: {**plain(data), "ours/one": tf.constant(2.0)}), model.train_step
+    history = model.fit(x, y, batch_size=4, epochs=2, verbose=0).history
+    assert sorted(history) == ["loss", "ours/one"]
+    assert history["ours/one"] == [2.0, 2.0]
+    seams.forget_log_keys(model)
+    assert "_get_metrics_result_or_logs" not in vars(model)

@@ -1,0 +1,159 @@
+"""Trainings on several replicas; run as a script, in one process or in two.
+
+python replicas.py mirrored|workers FOLDER NUMBER
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+GLOBAL = 8  # rows of a batch, all replicas together
+
+
+def batches(number: int = 4, seed: int = 0) -> list[tuple[Any, Any]]:
+    """Healthy batches."""
+    random = np.random.default_rng(seed)
+    found = []
+    for _ in range(number):
+        x = random.normal(size=(GLOBAL, 6)).astype("float32")
+        found.append((x, np.tanh(x[:, :1])))
+    return found
+
+
+def with_bad(good: list[Any]) -> list[Any]:
+    """With a NaN for the second replica, for the first, and for both."""
+    made = []
+    for rows in ((7,), (0,), (0, 7)):
+        ((x, y),) = batches(1, 9)
+        x[list(rows), 2] = np.nan
+        made.append((x, y))
+    return [made[0], *good[:2], made[1], *good[2:], made[2]]
+
+
+def dataset(parts: list[Any]) -> Any:
+    """The batches as a data set that a strategy can shard by its elements."""
+    import tensorflow as tf
+
+    x, y = (np.concatenate(column) for column in zip(*parts, strict=True))
+    made = tf.data.Dataset.from_tensor_slices((x, y)).batch(GLOBAL, drop_remainder=True)
+    options = tf.data.Options()
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
+    return made.with_options(options)
+
+
+def new_model() -> Any:
+    import keras
+
+    keras.utils.set_random_seed(1)
+    return keras.Sequential(
+        [
+            keras.Input((6,)), keras.layers.Dense(8, activation="tanh"), keras.layers.BatchNormalization(),
+            keras.layers.Dropout(0.3), keras.layers.Dense(1),
+        ]
+    )  # fmt: skip
+
+
+def everything(model: Any, optimizer: Any) -> dict[str, Any]:
+    """The values on each replica of this process."""
+    found = {}
+    for kind, variables in (("model", model.variables), ("optimizer", optimizer.variables)):
+        for place, variable in enumerate(variables):
+            raw = getattr(variable, "_value", variable)
+            for replica, component in enumerate(getattr(raw, "_values", (raw,))):
+                found[f"{kind}/{place}/{replica}"] = component.numpy()
+    return found
+
+
+def fit(strategy: Any, parts: list[Any], kind: str) -> dict[str, Any]:
+    """Keras's `fit`."""
+    import keras
+
+    import nanguard as ng
+
+    with strategy.scope():
+        model = new_model()
+        model.compile(keras.optimizers.Adam(0.01), "mse", metrics=["mae"], jit_compile=False)
+    guard = ng.Guard(quarantine=None, verbose=False)
+    callbacks = [] if kind == "plain" else [guard]
+    history = model.fit(dataset(parts), verbose=0, callbacks=callbacks, shuffle=False).history
+    found = {f"history/{key}": np.array(value) for key, value in history.items() if "nanguard" not in key}
+    return {**everything(model, model.optimizer), **found, "skipped": guard.num_skipped}
+
+
+def loop(style: str) -> Callable[[Any, list[Any], str], dict[str, Any]]:
+    """A loop as TensorFlow's guide writes it."""
+
+    def run(strategy: Any, parts: list[Any], kind: str) -> dict[str, Any]:
+        import keras
+        import tensorflow as tf
+
+        import nanguard as ng
+
+        guard = None
+        with strategy.scope():
+            model = new_model()
+            optimizer = inner = keras.optimizers.Adam(0.01)
+            if style == "scaled":
+                optimizer = inner = keras.optimizers.LossScaleOptimizer(inner, initial_scale=8.0)
+            optimizer.build(model.trainable_variables)
+            if kind != "plain" and style == "step":
+                guard = ng.Guard(model, optimizer, quarantine=None, verbose=False, num_explained=0)
+            elif kind != "plain":
+                optimizer = ng.GuardedOptimizer(inner, max_in_row=1000, verbose=False)
+                optimizer.build(model.trainable_variables)
+
+        def step(x: Any, y: Any) -> Any:
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_sum((model(x, training=True) - y) ** 2) / GLOBAL
+                scaled = optimizer.scale_loss(loss)
+            grads = tape.gradient(scaled, model.trainable_variables)
+            optimizer.apply_gradients(zip(grads, model.trainable_variables, strict=True))
+            return loss
+
+        inside = step if guard is None else guard.step(step)
+
+        @tf.function
+        def train(x: Any, y: Any) -> Any:
+            losses = strategy.run(inside, args=(x, y))
+            return strategy.reduce(tf.distribute.ReduceOp.SUM, losses, axis=None)
+
+        for x, y in strategy.experimental_distribute_dataset(dataset(parts)):
+            train(x, y)
+        skipped = 0
+        if guard is not None:
+            skipped = int(guard._updater.ledger.skipped)
+        elif kind != "plain":
+            skipped = int(optimizer.skipped)
+        return {**everything(model, inner), "skipped": skipped}
+
+    return run
+
+
+def main(where: str, folder: str, number: str) -> None:
+    import tensorflow as tf
+
+    if where == "mirrored":
+        cpu = tf.config.list_physical_devices("CPU")[0]
+        tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+        strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+        trainings = {"fit": fit, **{style: loop(style) for style in ("optimizer", "step", "scaled")}}
+    else:
+        strategy = tf.distribute.MultiWorkerMirroredStrategy()
+        trainings = {"optimizer": loop("optimizer")}
+    assert strategy.num_replicas_in_sync == 2
+    found = {}
+    for name, training in trainings.items():
+        for kind in ("bad", "good", "plain"):
+            parts = with_bad(batches()) if kind == "bad" else batches()
+            for key, value in training(strategy, parts, kind).items():
+                found[f"{name}/{kind}:{key}"] = value
+    np.savez(Path(folder, f"{number}.npz"), **found)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
