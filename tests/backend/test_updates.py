@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import keras
 import numpy as np
 import pytest
@@ -60,3 +62,26 @@ def test_inner_optimizer_is_the_one_that_updates():
     with updates.scaled_updates(optimizer, Half()):
         optimizer.apply([tf.constant([1.0])], [variable])
     np.testing.assert_array_equal(variable.numpy(), [0.75])
+
+
+def test_shared_reads_change_nothing():
+    """An update whose step count is read once gives the same weights, and Keras's variables are as they were."""
+
+    def trained(is_shared):
+        weight = keras.Variable(np.linspace(-1, 1, 7, dtype="float32"))
+        optimizer = keras.optimizers.Adam(0.01)
+        optimizer.build([weight])
+
+        @tf.function
+        def step(gradient):
+            with updates.shared_reads(optimizer) if is_shared else contextlib.nullcontext():
+                optimizer.apply([gradient], [weight])
+
+        for number in range(5):
+            step(tf.fill([7], 0.1 * number))
+        assert int(optimizer.iterations) == 5
+        assert "assign" not in vars(optimizer._iterations._value)
+        assert optimizer._iterations._value._cached_value is None
+        return weight.numpy()
+
+    assert np.array_equal(trained(False), trained(True))

@@ -85,7 +85,12 @@ def test_guarded_example_goes_on_and_resumes(tmp_path: Path) -> None:
     script = EXAMPLES / "penguins_guarded.py"
     runs = [
         subprocess.run(
-            [sys.executable, str(script)], cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, timeout=TIMEOUT
+            [sys.executable, str(script)],
+            cwd=tmp_path,
+            env=ENVIRONMENT,
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT,
         )
         for _ in range(2)
     ]

@@ -180,3 +180,11 @@ def direct_train_function(model: Any, function: Any) -> Any:
 
     train_function.is_nanguards = True  # type: ignore[attr-defined]
     return train_function
+
+
+def is_keras_step(model: Any) -> bool:
+    """Whether a model trains by Keras's own `train_step`, which makes one update."""
+    from keras.src.backend.tensorflow import trainer
+
+    own = trainer.TensorFlowTrainer.train_step
+    return getattr(model.train_step, "__func__", None) is own

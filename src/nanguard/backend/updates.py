@@ -84,3 +84,46 @@ class _ScaledUpdate:
             learning_rate = tf.convert_to_tensor(learning_rate)
             learning_rate *= tf.cast(factor, learning_rate.dtype)
         return self.update_step(gradient, variable, learning_rate)
+
+
+@contextlib.contextmanager
+def shared_reads(optimizer: Any) -> Iterator[None]:
+    """While an update is traced: the step count and the learning rate are read once, and not once for each weight.
+
+    What Adam makes of them is then the same for all weights, and TensorFlow computes it once. The first write to one of
+    them ends that.
+    """
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    found = [getattr(optimizer, name, None) for name in ("_iterations", "_learning_rate")]
+    values: list[Any] = [getattr(each, "_value", None) for each in found]
+    variables = [variable for variable in values if _is_plain(variable)]
+    if tf.executing_eagerly():
+        variables = []
+    for variable in variables:
+        variable._cached_value = tf.raw_ops.ReadVariableOp(resource=variable.handle, dtype=variable.dtype)
+        for name in _WRITES:
+            vars(variable)[name] = _forgetful(variable, getattr(variable, name))
+    try:
+        yield
+    finally:
+        for variable in variables:
+            variable._cached_value = None
+            for name in _WRITES:
+                del vars(variable)[name]
+
+
+_WRITES = ("assign", "assign_add", "assign_sub")
+
+
+def _is_plain(variable: Any) -> bool:
+    # Of several replicas one may trace while another waits.
+    is_alone = not tf.distribute.has_strategy()
+    return is_alone and hasattr(variable, "handle") and getattr(variable, "_cached_value", 0) is None
+
+
+def _forgetful(variable: Any, write: Any) -> Any:
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        variable._cached_value = None
+        return write(*args, **kwargs)
+
+    return wrapped

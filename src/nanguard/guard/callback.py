@@ -231,11 +231,19 @@ class Guard(keras.callbacks.Callback):  # type: ignore[misc]
         if self._updater.rate is None and (self.on_nonfinite == "rollback" or callable(self.on_nonfinite)):
             self._rollback = Rollback(self._everything, **self._rollback_options)
             self._updater.rate = self._rollback.rate
+            self._build_optimizer()
         if self._fit is None or self._fit.model is not self.model or self._fit.is_stale():
             self._fit = GuardedFit(self.model, self._updater, self._run_step)
         self._fit.attach()
         seams.keep_log_keys(self.model, "nanguard/")
         self._keeping.begin(training.calling_fit())
+
+    def _build_optimizer(self) -> None:
+        """Makes the slots before the first snapshot, which is of the very beginning and has to hold them."""
+        optimizer, strategy = self.model.optimizer, self.model.distribute_strategy
+        is_alone = strategy is None or strategy.num_replicas_in_sync == 1
+        if self.model.built and optimizer is not None and not optimizer.built and is_alone:
+            seams.build_optimizer(optimizer, self.model.trainable_variables)
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Counts anew, as Keras's metrics do."""
@@ -306,10 +314,12 @@ class Guard(keras.callbacks.Callback):  # type: ignore[misc]
         self._in_row = 0
         self._last_norm, self._last_clip = numbers.grad_norm, numbers.clip
         spike = self._spikes.observe(numbers.loss, numbers.grad_norm)
+        diverges = False
         if self._rollback is not None:
+            diverges = self._rollback.diverges(numbers.loss, numbers.grad_norm)
             self._rollback.after_step(batch)
-        if spike is not None:
-            reason: Reason = "divergence" if spike.what == "divergence" else "spike"
+        if spike is not None or diverges:
+            reason: Reason = "divergence" if spike is None or spike.what == "divergence" else "spike"
             event = Event(reason, self._iterations(), self._epoch, self._batch, (), numbers.loss, numbers.grad_norm)
             event.action = "rollback" if self.on_nonfinite == "rollback" else "none"
             if callable(self.on_nonfinite):

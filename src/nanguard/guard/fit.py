@@ -9,7 +9,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from nanguard.backend import seams
+from nanguard.backend import dispatch, seams
 from nanguard.guard.updater import Updater
 
 KEY = "nanguard"  # under which a step's measurements travel among its logs
@@ -52,6 +52,7 @@ class GuardedFit:
         self.plain_step = model.train_step
         self.plain_function = model.train_function
         self._updater = updater
+        updater.makes_one_update = seams.is_keras_step(model)
         self._on_step = on_step
         self._function: Any = None
 
@@ -101,10 +102,13 @@ class GuardedFit:
         if direct is function:  # the batches are pulled inside a graph
             return lambda iterator: self._on_step(lambda _: function(iterator), None)
 
+        step = None if model.run_eagerly else dispatch.traced_step(function)
+        run = (lambda batch: direct(iter((batch,)))) if step is None else dispatch.Shortcut(direct, step)
+
         def train_function(iterator: Iterator[Any]) -> Any:
             logs = None
             for batch in itertools.islice(iterator, model.steps_per_execution):
-                logs = self._on_step(lambda data: direct(iter((data,))), batch)
+                logs = self._on_step(run, batch)
             if logs is None:
                 raise StopIteration
             return logs

@@ -62,6 +62,8 @@ def branch(condition: Any, then: Callable[[], Any], otherwise: Callable[[], Any]
     """`tf.cond` in a graph, and an ordinary `if` where the answer is known."""
     if tf.is_tensor(condition) and not tf.executing_eagerly():
         result = tf.cond(condition, then, otherwise)
+        if tf.distribute.has_strategy():
+            return result  # one op cannot take the variables of several devices
         for op in {id(op): op for op in map(graphs.conditional_of, tf.nest.flatten(result))}.values():
             graphs.run_unlowered(op)
         return result

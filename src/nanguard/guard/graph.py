@@ -228,7 +228,9 @@ class GraphWatch:
         before = []
         if not script_variables.is_trusted(optimizer, variables) and not script_variables.is_distributed(variables):
             with tf.control_dependencies(waits):
-                before = [(variable, variable.read_value()) for variable in (*own, *_counters(optimizer))]
+                counter = script_variables.num_calls(optimizer)
+                kept = own if counter is None else [*own, counter]
+                before = [(variable, variable.read_value()) for variable in kept]
         return Applying(waits, before, own)
 
     def after_apply(self, applying: Applying) -> None:
@@ -370,13 +372,6 @@ def _captured_handles(graph: Any) -> dict[int, tuple[Any, Any]]:
 def _float_variables(optimizer: Any, variables: list[Any]) -> list[Any]:
     every = [*variables, *script_variables.optimizer_variables(optimizer)]
     return [v for v in map(script_variables.raw, every) if v.dtype.is_floating]
-
-
-def _counters(optimizer: Any) -> list[Any]:
-    """The variables in which the optimizer counts its steps."""
-    inner = getattr(optimizer, "inner_optimizer", optimizer)
-    counter = getattr(inner, "_iterations", None)
-    return [script_variables.raw(counter)] if counter is not None and script_variables.is_variable(counter) else []
 
 
 def _sees(graph: Any, outer: Any) -> bool:

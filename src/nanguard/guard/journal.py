@@ -19,8 +19,7 @@ from nanguard.backend import execution, graphs, seams
 from nanguard.guard import flag
 from nanguard.guard import variables as script_variables
 
-
-Update = Callable[[Any, Any, list[Any], list[Any], "Journal"], Any]
+Update = Callable[..., Any]
 
 
 class Entry:
@@ -54,8 +53,8 @@ class Journal:
     """What one step on one thread has written.
 
     Args:
-        update: Makes the updates of a whole step: called with the plain `apply`, the optimizer, the gradients, the variables
-            and this journal. None for a journal that does not know where the step ends.
+        update: Makes the updates of a whole step: called with the plain `apply`, the optimizer, the gradients, the
+            variables and this journal. None for a journal that does not know where the step ends.
         has_several_updates: Whether an eager step is known to make several. A traced step notes for itself.
     """
 
@@ -63,6 +62,7 @@ class Journal:
         self.update = update
         self.is_whole = update is not None
         self.has_several_updates = has_several_updates
+        self.has_one_update = False  # whether it is known to make no more
         self.graph = graphs.current()
         self.entries: dict[int, Entry] = {}
         self.losses: list[Any] = []
@@ -91,7 +91,7 @@ class Journal:
 
     def note_update(self, variables: list[Any]) -> None:
         """Notes what an update is about to write over, should a later part of the step be refused."""
-        if self.is_whole and (self.graph is not None or self.has_several_updates):
+        if self.is_whole and not self.has_one_update and (self.graph is not None or self.has_several_updates):
             self.updated += [Entry(v, self._read(v), "slot") for v in map(script_variables.local, variables)]
 
     def note_handles(self, tensors: list[Any]) -> None:
@@ -172,7 +172,7 @@ def whole_step(update: Update, *, has_several_updates: bool = False) -> Iterator
 class Hooks:
     """The places of TensorFlow and Keras that tell the journal. They are in while somebody needs them.
 
-    There is one for the process: patches of several, taken out in another order than they went in, would undo each other.
+    There is one for the process: several, taken out in another order than they went in, would undo each other.
     """
 
     def __init__(self) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import tensorflow as tf
 
 from nanguard.backend import seams
+from nanguard.guard import variables as script_variables
 
 # Where a non-finite number was seen, in the order of `Ledger.seen`; the words of the report.
 PLACES = ("loss", "gradients", "state", "weights")
@@ -32,11 +33,14 @@ class Ledger:
 
     def count(self, optimizer: Any) -> None:
         """Counts a step that is refused. A step that goes ahead costs nothing: the optimizer counts it already."""
-        iterations = tf.cast(tf.convert_to_tensor(optimizer.iterations), tf.int64)
-        is_next = tf.equal(iterations, self.last.read_value())
-        self.in_row.assign(tf.where(is_next, self.in_row.read_value(), 0) + 1)
-        self.last.assign(iterations)
+        self.in_row.assign(self.row(optimizer) + 1)
+        self.last.assign(_num_calls(optimizer))
         self.skipped.assign_add(1)
+
+    def row(self, optimizer: Any) -> Any:
+        """Steps refused in a row up to now: none, if the optimizer has made an update since the last."""
+        iterations = _num_calls(optimizer)
+        return tf.where(tf.equal(iterations, self.last.read_value()), self.in_row.read_value(), 0)
 
     def count_by_hand(self) -> None:
         """Counts a step that is refused, and that no optimizer counts."""
@@ -47,3 +51,8 @@ class Ledger:
     def places(self) -> tuple[str, ...]:
         """Where the last step that was refused was not finite."""
         return tuple(place for place, is_bad in zip(PLACES, self.seen.numpy(), strict=True) if is_bad)
+
+
+def _num_calls(optimizer: Any) -> Any:
+    counter = script_variables.num_calls(optimizer)
+    return tf.cast(tf.convert_to_tensor(optimizer.iterations if counter is None else counter), tf.int64)

@@ -11,6 +11,10 @@ import tensorflow as tf
 from nanguard.backend import seams
 from nanguard.guard.snapshots import Snapshot, Snapshots
 
+_FIRST_STEPS = 64  # in which a spike has too few numbers to be judged by: the detector needs 32
+_AT_ONCE = 10  # steps
+_DIVERGED = 10.0  # times the loss and the gradient norm of the first step
+
 
 class Rollback:
     """Keeps what is needed to go back, and goes back.
@@ -18,12 +22,16 @@ class Rollback:
     The batches since the newest snapshot are held by reference. After going back those that were healthy are trained on
     again, so that the offending ones are all that is lost; beyond `max_bytes` of them a snapshot is taken early.
 
+    A rate that fails twice is given up: after a failure in the first steps of a training, or before the rate has grown
+    back, it grows no higher than `factor` times the rate that failed. Where the lowered rate fails at once, the
+    next is lowered by the square of the factor before: a rate that is wrong by 10**6 takes five attempts, not twenty.
+
     Args:
         variables: Gives all variables of the training.
         every: Steps between two snapshots.
         keep: Number of snapshots.
         factor: What the learning rate is multiplied by at each rollback, `0 < factor <= 1`.
-        warmup: Steps over which it grows back afterwards.
+        warmup: Steps over which it grows back afterwards, by the same factor in each.
         limit: Number of rollbacks before the training is stopped.
         max_bytes: Most bytes of batches to hold.
     """
@@ -43,8 +51,11 @@ class Rollback:
         self.factor, self.warmup, self.limit, self.max_bytes = factor, warmup, limit, max_bytes
         self.attempts = 0
         self.rate = seams.new_variable(lambda: tf.ones([]), "nanguard_rate")
-        self._lowest = 1.0
+        self._lowest = self._ceiling = 1.0
         self._since = 0  # steps since the last rollback
+        self._step = 0  # steps since the beginning
+        self._num_at_once = 0  # rollbacks in a row that failed at once
+        self._first: tuple[float, float] | None = None  # loss and gradient norm of the first step
         self._batches: deque[Any] = deque()
         self._nbytes = 0
         self._is_complete = True  # whether the held batches are all since the newest snapshot
@@ -68,12 +79,22 @@ class Rollback:
         else:
             self._batches.append(batch)
             self._nbytes += sum(_nbytes(leaf) for leaf in tf.nest.flatten(batch))
-        if self._lowest < 1.0:
-            self._since += 1
-            grown = min(1.0, self._lowest + (1.0 - self._lowest) * self._since / max(self.warmup, 1))
-            self.rate.assign(grown)
-            if grown == 1.0:
-                self._lowest = 1.0
+        self._since += 1
+        self._step += 1
+        if self._lowest < self._ceiling:
+            part = min(1.0, self._since / max(self.warmup, 1))
+            self.rate.assign(self._ceiling if part == 1.0 else self._lowest * (self._ceiling / self._lowest) ** part)
+            if part == 1.0:
+                self._lowest = self._ceiling
+
+    def diverges(self, loss: float, grad_norm: float) -> bool:
+        """Whether one of the first steps is far from the first of all, which a spike has no statistics for yet."""
+        if self._first is None:
+            self._first = abs(loss), grad_norm
+        if self._step >= _FIRST_STEPS:
+            return False
+        first_loss, first_norm = self._first
+        return loss > _DIVERGED * first_loss > 0.0 and grad_norm > _DIVERGED * first_norm > 0.0
 
     def is_exhausted(self) -> bool:
         """Whether there were as many rollbacks as are allowed."""
@@ -97,27 +118,40 @@ class Rollback:
         snapshot = self.snapshots.restore(which)
         self.attempts += 1
         if not is_rate_kept:
-            self._lowest = float(self.rate.numpy()) * self.factor
-            self._since = 0
-            self.rate.assign(self._lowest)
+            self._lower()
         self._batches.clear()
         self._nbytes = 0
         return snapshot, batches[: len(batches) - num_offending]
+
+    def _lower(self) -> None:
+        failed = float(self.rate.numpy())
+        has_failed_again = self.attempts > 1 and self._since < self.warmup
+        if has_failed_again or self._step < _FIRST_STEPS:
+            self._ceiling = failed * self.factor
+        self._num_at_once = self._num_at_once + 1 if self.attempts > 1 and self._since < _AT_ONCE else 0
+        self._lowest = failed * self.factor ** (2**self._num_at_once)
+        self._since = 0
+        self.rate.assign(self._lowest)
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint has to hold; snapshots and batches are not kept across a restart."""
         return {
             "attempts": self.attempts, "lowest": self._lowest, "since": self._since, "rate": float(self.rate.numpy()),
+            "ceiling": self._ceiling, "step": self._step, "num_at_once": self._num_at_once, "first": self._first,
         }  # fmt: skip
 
     def restore(self, state: dict[str, Any]) -> None:
         """Takes up what `state` gave."""
         self.attempts, self._lowest, self._since = int(state["attempts"]), float(state["lowest"]), int(state["since"])
         self.rate.assign(float(state["rate"]))
+        self._ceiling, self._step = float(state["ceiling"]), int(state["step"])
+        self._num_at_once = int(state["num_at_once"])
+        first = state["first"]
+        self._first = None if first is None else (float(first[0]), float(first[1]))
 
 
 def _nbytes(leaf: Any) -> int:
-    size = getattr(leaf, "nbytes", None)
-    if size is None and isinstance(leaf, tf.Tensor) and leaf.dtype not in (tf.string, tf.variant, tf.resource):
-        size = int(tf.size(leaf)) * leaf.dtype.size
-    return int(size or 0)
+    if isinstance(leaf, tf.Tensor):
+        # Not tf.size, which runs an op.
+        return int(leaf.shape.num_elements() or 0) * int(leaf.dtype.size)
+    return int(getattr(leaf, "nbytes", 0))

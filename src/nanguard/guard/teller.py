@@ -87,6 +87,7 @@ class Teller:
 
     def tell_the_rest(self) -> None:
         """Says how many steps were refused without a line, as under XLA. To be called when the owner goes."""
-        skipped = 0 if self._updater.ledger is None else int(self._updater.ledger.skipped.numpy())
+        with tf.init_scope():  # the owner may go while some other function is being traced
+            skipped = 0 if self._updater.ledger is None else int(self._updater.ledger.skipped.numpy())
         if skipped > self._told and not self._lines.is_silent:
             say(f"{self._name}: {skipped} steps were not finite and were skipped")

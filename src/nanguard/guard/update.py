@@ -16,6 +16,9 @@ from nanguard.guard.ledger import Ledger
 
 # Below it the scale of a loss makes gradients smaller and no safer.
 SMALLEST_SCALE = 1.0
+# A step whose state adds up to 1e16 is inspected after its update. Below that no trusted optimizer makes an infinity of
+# its slots; above, it can: accumulated gradients of 1e30 are finite, and their squares are not.
+REST = flag.LIMIT / 1e16
 
 
 @dataclass(eq=False)
@@ -26,7 +29,7 @@ class Parts:
         losses: What was differentiated.
         grads: The gradients' numbers.
         state: What the step wrote into layers.
-        weights: The weights and slots that the update starts from, and its learning rate.
+        weights: The weights and slots that the update starts from, as variables, and its learning rate.
         half_squares: One number for each gradient, float32.
         scale: The dynamic loss scale that the gradients carry, or None.
     """
@@ -89,7 +92,7 @@ class Update:
             Whether the update was made, and the factor by which the gradients were clipped.
         """
         grads, rest = self.parts.totals()
-        is_plain = flag.is_clean(grads + rest)
+        is_plain = flag.is_clean(grads + rest * REST)
         if self.so_far is not None:
             is_plain = tf.logical_and(is_plain, self.so_far)
 
@@ -115,7 +118,11 @@ class Update:
             num_replicas = self.num_summed
             for place, grad in zip(places, clipped, strict=True):
                 grads[place] = grad if num_replicas == 1 else _divided(grad, num_replicas)
-        with seams.scaled_rate(self.optimizer, self.rate), updates.scaled_updates(self.optimizer, self.clip):
+        with (
+            updates.shared_reads(self.optimizer),
+            seams.scaled_rate(self.optimizer, self.rate),
+            updates.scaled_updates(self.optimizer, self.clip),
+        ):
             self.apply(grads, self.variables)
         return factor
 
@@ -136,7 +143,8 @@ class Update:
     def _count(self) -> None:
         def count() -> None:
             self.ledger.count(self.optimizer)
-            numbers = iter(self.parts.half_squares)
+            # Computed anew: each tensor from outside costs the branch that is taken in every step, too.
+            numbers = map(flag.half_square, self.parts.grads)
             self.norms.assign(tf.stack([next(numbers) if grad is not None else tf.zeros([]) for grad in self.grads]))
 
         if self.so_far is None:

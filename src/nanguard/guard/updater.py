@@ -31,6 +31,7 @@ class Updater:
         self._norms: dict[int, Any] = {}
         self._clips: dict[int, Any] = {}
         self._has_several_updates = False
+        self.makes_one_update = False  # whether a step is known to make no more, as Keras's own is
 
     @property
     def variables(self) -> list[Any]:
@@ -56,6 +57,10 @@ class Updater:
         """Where the last step that was refused was not finite."""
         return self.ledger.places() if self.ledger is not None else ()
 
+    def clip_of(self, optimizer: Any) -> Any:
+        """The clip of an optimizer that has been prepared, or None."""
+        return self._clips.get(id(optimizer))
+
     def prepare(self, optimizer: Any, variables: list[Any]) -> None:
         """Makes all variables, those of the optimizer too, before the first update is traced."""
         key = id(optimizer)
@@ -73,8 +78,9 @@ class Updater:
                     clip.build(variables)
 
     def update(
-        self, apply: Callable[[Any, Any], Any], optimizer: Any, grads: list[Any], variables: list[Any], journal: Journal
-    ) -> Any:
+        self, apply: Callable[[Any, Any], Any], optimizer: Any, grads: list[Any], variables: list[Any],
+        journal: Journal, clip: Any = None,
+    ) -> Any:  # fmt: skip
         """Applies gradients if all is finite, and else puts back what the step has written.
 
         Args:
@@ -83,6 +89,7 @@ class Updater:
             grads: One for each variable: a tensor, `tf.IndexedSlices` or None.
             variables: The trained variables.
             journal: What the step has written so far.
+            clip: How the gradients of this optimizer are clipped. Defaults to the guard's own clip.
 
         Returns:
             Whether the update went ahead.
@@ -97,7 +104,7 @@ class Updater:
             parts = _parts(optimizer, grads, variables, journal)
             update = Update(
                 apply, optimizer, grads, variables, parts, ledger, self._norms[id(optimizer)],
-                self._clips.get(id(optimizer)), journal.verdict, self.rate,
+                clip or self.clip_of(optimizer), journal.verdict, self.rate,
             )  # fmt: skip
             journal.note_update([*variables, *script_variables.optimizer_variables(optimizer)])
             journal.loss = tf.add_n([flag.total(loss) for loss in parts.losses]) if parts.losses else tf.zeros([])
@@ -128,6 +135,7 @@ class Updater:
     def run(self, step: Callable[..., Any], *args: Any, **kwargs: Any) -> tuple[Any, Journal]:
         """Runs a whole step function, or traces it, so that a step that is refused leaves nothing behind."""
         with whole_step(self.update, has_several_updates=self._has_several_updates) as journal:
+            journal.has_one_update = self.makes_one_update
             result = step(*args, **kwargs)
             self._finish(journal)
         return result, journal
@@ -168,7 +176,8 @@ def _parts(optimizer: Any, grads: list[Any], variables: list[Any], journal: Jour
     own = [script_variables.local(v) for v in (*variables, *script_variables.optimizer_variables(optimizer))]
     scale = script_variables.dynamic_scale(optimizer)
     rate = seams.scheduled_rate(optimizer)
-    weights = [tf.convert_to_tensor(v) for v in own if flag.holds_floats(v)]
+    # Not their values: one that is at hand while the update writes makes TensorFlow copy the variable first.
+    weights = [v for v in own if flag.holds_floats(v)]
     return Parts(
         losses=list(journal.losses),
         grads=numbers,

@@ -48,6 +48,13 @@ def optimizer_variables(optimizer: Any) -> list[Any]:
     return [v for v in variables or () if is_variable(v)]
 
 
+def num_calls(optimizer: Any) -> Any | None:
+    """The TensorFlow variable in which an optimizer counts its updates, micro-steps of an accumulation too; or None."""
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    counter = getattr(inner, "_iterations", None)
+    return raw(counter) if counter is not None and is_variable(counter) else None
+
+
 def dynamic_scale(optimizer: Any) -> Any | None:
     """The TensorFlow variable of the optimizer's dynamic loss scale, or None."""
     scale = getattr(optimizer, "dynamic_scale", None)
@@ -81,7 +88,8 @@ def kind_of_write() -> str:
         if isinstance(owner, keras.Variable):
             variable_kind = "weight" if owner.trainable else "state"
         elif isinstance(owner, keras.metrics.Metric):
-            return "metric"
+            # After a refused step of an eager loop a reset must last: it is no part of that step.
+            return "reset" if frame.f_code.co_name == "reset_state" else "metric"
         elif isinstance(owner, keras.optimizers.Optimizer):
             return "slot"
         if frame.f_back is None:
