@@ -231,7 +231,7 @@ class Guard(keras.callbacks.Callback):  # type: ignore[misc]
         if self._updater.rate is None and (self.on_nonfinite == "rollback" or callable(self.on_nonfinite)):
             self._rollback = Rollback(self._everything, **self._rollback_options)
             self._updater.rate = self._rollback.rate
-            self._build_optimizer()
+        self._build_optimizer()
         if self._fit is None or self._fit.model is not self.model or self._fit.is_stale():
             self._fit = GuardedFit(self.model, self._updater, self._run_step)
         self._fit.attach()
@@ -239,11 +239,14 @@ class Guard(keras.callbacks.Callback):  # type: ignore[misc]
         self._keeping.begin(training.calling_fit())
 
     def _build_optimizer(self) -> None:
-        """Makes the slots before the first snapshot, which is of the very beginning and has to hold them."""
-        optimizer, strategy = self.model.optimizer, self.model.distribute_strategy
+        """Makes the slots before the first step, as it would itself.
+
+        A step in which variables are made is traced twice. And the first snapshot has to hold them.
+        """
+        model, optimizer, strategy = self.model, self.model.optimizer, self.model.distribute_strategy
         is_alone = strategy is None or strategy.num_replicas_in_sync == 1
-        if self.model.built and optimizer is not None and not optimizer.built and is_alone:
-            seams.build_optimizer(optimizer, self.model.trainable_variables)
+        if model.built and optimizer is not None and not optimizer.built and is_alone and seams.is_keras_step(model):
+            seams.build_optimizer(optimizer, model.trainable_variables)
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Counts anew, as Keras's metrics do."""
