@@ -25,6 +25,10 @@ setup: $(READY) ## make the environment in .venv
 test: $(READY) ## set up and run the tests; ARGS are pytest's
 	$(BIN)/python -m pytest $(ARGS)
 
+.PHONY: test-long
+test-long: $(READY) ## run the tests that make test leaves out: further ways to train, of the same kind
+	$(BIN)/python -m pytest -m long $(ARGS)
+
 .PHONY: lint
 lint: $(READY) ## formatting, lint and types
 	$(BIN)/ruff format --check .

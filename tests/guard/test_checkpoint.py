@@ -166,7 +166,13 @@ def outcome(train: Callable[[list[Any]], keras.Model], callbacks: list[Any]) -> 
 # NumPy 2 says it of the way in which Keras's ReduceLROnPlateau reads the rate.
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 @pytest.mark.parametrize(
-    ("name", "every"), [*((name, 1) for name in WAYS), ("arrays", 3), ("tf.data", "epoch"), ("EarlyStopping", "epoch")]
+    ("name", "every"),
+    [
+        *(pytest.param(name, 1, marks=[] if name in ("arrays", "GAN") else pytest.mark.long) for name in WAYS),
+        pytest.param("arrays", 3, marks=pytest.mark.long),
+        ("tf.data", "epoch"),
+        ("EarlyStopping", "epoch"),
+    ],
 )
 def test_resumed_training_ends_alike(
     name: str, every: int | str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

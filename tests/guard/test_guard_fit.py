@@ -38,6 +38,7 @@ def test_in_a_graph(name):
     assert all(np.isfinite(value).all() for value in found.values())
 
 
+@pytest.mark.long
 @every_build
 def test_eagerly(name):
     """So it is in eager mode."""
@@ -64,6 +65,7 @@ def test_under_xla(name):
     assert not far(expected, trained(build, good, jit_compile=True))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "jit"),
     [("batch_norm_dropout_metrics", False), ("gan", False), ("half_precision", False), ("gradient_accumulation", True)],

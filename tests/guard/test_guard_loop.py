@@ -284,3 +284,14 @@ def test_too_many_in_a_row_stop_a_loop():
     with pytest.raises(ng.NonFiniteError, match="2 steps in a row"):
         watch.apply([tf.constant([np.nan])], [weight])
     np.testing.assert_array_equal(weight.numpy(), [1.0])
+
+
+def test_an_earlier_tape_is_no_step():
+    """What is written after a tape that nobody differentiated is not put back by the next update that is refused."""
+    weight = keras.Variable([1.0, 2.0])
+    optimizer = ng.GuardedOptimizer(keras.optimizers.SGD(0.5), verbose=False)
+    with tf.GradientTape():
+        tf.reduce_sum(weight.value)
+    weight.assign([3.0, 4.0])
+    optimizer.apply([tf.constant([0.5, np.nan])], [weight])
+    assert weight.numpy().tolist() == [3.0, 4.0]

@@ -169,7 +169,7 @@ class Guard(keras.callbacks.Callback):  # type: ignore[misc]
             raise UsageError("`apply` needs an optimizer: nanguard.Guard(model, optimizer).")
         variables = list(variables if variables is not None else self.model.trainable_variables)
         journal = THREAD.journal
-        if journal is None or not journal.is_open() or journal.verdict is not None:
+        if journal is None or not journal.awaits_update():
             journal = THREAD.journal = Journal()
         if loss is not None and not any(loss is known for known in journal.losses):
             journal.losses.append(tf.convert_to_tensor(loss))

@@ -72,7 +72,14 @@ class Journal:
         self.grad_norm: Any = None
         self.clip: Any = None
         self.num_updates = 0
+        self.has_gradient = False
         self.tape: Any = None
+
+    def awaits_update(self) -> bool:
+        """Whether an update now is that of this journal's step. A tape that was never differentiated began no step."""
+        if not self.is_open():
+            return False
+        return self.is_whole or (self.has_gradient and self.verdict is None)
 
     def is_open(self) -> bool:
         """Whether what runs now is a part of this journal's step: its graph, or one nested in it."""
@@ -269,6 +276,7 @@ def _wrap_gradient(gradient: Any) -> Any:
         if journal is not None and not THREAD.is_busy and journal.is_open():
             is_step = any(script_variables.is_variable(source) for source in tf.nest.flatten(sources))
             if is_step:
+                journal.has_gradient = True
                 unscaled = {id(scaled): loss for scaled, loss in THREAD.unscaled}
                 for tensor in tf.nest.flatten(target):
                     loss = unscaled.get(id(tensor), tensor)

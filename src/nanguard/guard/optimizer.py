@@ -101,7 +101,7 @@ class GuardedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
         if THREAD.is_busy:
             return inner.apply(grads, variables)
         journal = THREAD.journal
-        if journal is None or not journal.is_open() or (journal.verdict is not None and not journal.is_whole):
+        if journal is None or not journal.awaits_update():
             journal = THREAD.journal = Journal()
         # Inside of a step that a `Guard` watches, the guard judges and counts.
         update = journal.update or self._updater.update

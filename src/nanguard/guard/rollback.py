@@ -52,6 +52,7 @@ class Rollback:
         self.attempts = 0
         self.rate = seams.new_variable(lambda: tf.ones([]), "nanguard_rate")
         self._lowest = self._ceiling = 1.0
+        self._restored: int | None = None  # step of the snapshot that was gone back to last
         self._since = 0  # steps since the last rollback
         self._step = 0  # steps since the beginning
         self._num_at_once = 0  # rollbacks in a row that failed at once
@@ -113,9 +114,10 @@ class Rollback:
         if not len(self.snapshots):
             return None, []
         # Where the last attempt from this very state has failed, an older one is the better bet.
-        which = -1 if self.attempts == 0 or self._since > 0 or len(self.snapshots) == 1 else -2
+        which = -2 if self.snapshots.steps[-1] == self._restored and len(self.snapshots) > 1 else -1
         batches = list(self._batches) if which == -1 and self._is_complete else []
         snapshot = self.snapshots.restore(which)
+        self._restored = snapshot.step
         self.attempts += 1
         if not is_rate_kept:
             self._lower()
