@@ -49,6 +49,7 @@ def test_eagerly(name):
     assert not differences(expected, trained(build, good, run_eagerly=True))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "name",
     [
