@@ -129,10 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             work(options.worker, epochs=options.epochs, exponent=number, guarded=options.guarded)
         return 0
 
-    if options.short:
-        asked = [(FITS[0], EPOCHS[-1])]
-    else:
-        asked = [(case, epochs) for case in FITS for epochs in EPOCHS]
+    asked = [(FITS[0], EPOCHS[-1])] if options.short else [(case, epochs) for case in FITS for epochs in EPOCHS]
     rows = [row(case, epochs) for case, epochs in asked]
     head = "| script | its epochs | plain loss | guarded loss | best rate's loss | guarded / best | | the guard |"
     lines = [head, "|---|--:|--:|--:|--:|--:|---|---|", *(line for line, _ in rows)]
