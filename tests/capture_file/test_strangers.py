@@ -74,11 +74,18 @@ def test_forged_json(name: str, forged: Forging) -> None:
             current[key] = places.choice(junk)
             return
 
+    refused = 0
     for _ in range(60):
         path = forged(name, spoil)
+        try:
+            capture, _ = capture_file.load(str(path))
+        except UsageError:
+            refused += 1
+            continue
         # What else a replay raises, the command tells as one that failed.
         with contextlib.suppress(NanguardError, ValueError, KeyError, TypeError, IndexError, tf.errors.OpError):
-            replay.explain(capture_file.load(str(path))[0])
+            replay.explain(capture)
+    assert refused > 5
 
 
 def with_node(content: bytes, op: str) -> bytes:

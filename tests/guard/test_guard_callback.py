@@ -468,3 +468,22 @@ def test_apply_without_an_optimizer():
     """Outside of `fit` the guard needs an optimizer, and says so."""
     with pytest.raises(ng.UsageError, match="needs an optimizer"):
         guard().apply([tf.constant([1.0])], [keras.Variable([1.0])])
+
+
+def test_a_spike_names_the_layers_that_grew():
+    """The event of a spike has the gradient norm of each weight, and names those that jumped."""
+    keras.utils.set_random_seed(0)
+    x = np.random.default_rng(0).normal(size=(960, 3)).astype("float32")
+    y = x[:, :1].copy()
+    y[-8:] = 1e6
+    model = keras.Sequential(
+        [keras.Input((3,)), keras.layers.Dense(4, name="first"), keras.layers.Dense(1, name="last")]
+    )
+    model.compile(keras.optimizers.SGD(1e-3), "mse", jit_compile=False)
+    watch = ng.Guard(quarantine=None, verbose=False)
+    model.fit(x, y, batch_size=8, shuffle=False, verbose=0, callbacks=[watch])
+    (event,) = watch.events
+    assert (event.reason, event.action, event.batch) == ("spike", "none", 119)
+    assert set(event.norms) == {weight.path for weight in model.trainable_variables}
+    assert {name for name, growth in event.grown if growth > 100} == set(event.norms)
+    assert event.grown[0][0] in event.headline()

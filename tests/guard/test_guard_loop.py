@@ -295,3 +295,24 @@ def test_an_earlier_tape_is_no_step():
     weight.assign([3.0, 4.0])
     optimizer.apply([tf.constant([0.5, np.nan])], [weight])
     assert weight.numpy().tolist() == [3.0, 4.0]
+
+
+@pytest.mark.parametrize("is_traced", [False, True], ids=["eager", "graph"])
+def test_an_overflow_of_scaled_gradients_is_no_refusal(is_traced):
+    """A loss scale that is too large is the business of its optimizer: the guard of a loop counts and tells nothing."""
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    optimizer = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.1), initial_scale=1e38)
+    watch = ng.Guard(model, optimizer, quarantine=None, verbose=False)
+
+    def step(x, y):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean((model(x, training=True) - y) ** 2)
+            scaled = optimizer.scale_loss(loss)
+        watch.apply(tape.gradient(scaled, model.trainable_variables), loss=loss)
+
+    step = tf.function(step) if is_traced else step
+    for _ in range(12):
+        step(tf.fill([4, 2], 1e3), tf.fill([4, 1], 1e3))
+    assert watch.events == []
+    assert watch.num_skipped == 0
+    assert float(optimizer.dynamic_scale) < 1e38

@@ -22,7 +22,7 @@ from nanguard.guard.fit import GuardedFit, Measured, measured
 from nanguard.guard.journal import HOOKS, THREAD, Journal
 from nanguard.guard.keeping import Keeping
 from nanguard.guard.rollback import Rollback
-from nanguard.guard.spikes import SpikeDetector
+from nanguard.guard.spikes import LayerNorms, SpikeDetector
 from nanguard.guard.teller import Lines, say
 from nanguard.guard.updater import Updater
 
@@ -127,6 +127,7 @@ class Guard(keras.callbacks.Callback):  # type: ignore[misc]
         self._updater = Updater(clipping.get(clip))
         self._keeping = Keeping(quarantine if quarantine is not True else "nanguard-quarantine", num_explained)
         self._spikes = SpikeDetector()
+        self._layers = LayerNorms()
         self._rollback: Rollback | None = None
         self._rollback_options: dict[str, Any] = {
             "every": snapshot_every, "limit": max_rollbacks, "factor": backoff, "warmup": warmup,
@@ -208,11 +209,17 @@ class Guard(keras.callbacks.Callback):  # type: ignore[misc]
         if journal.verdict is None or bool(journal.verdict):
             self._in_row = 0
             return
-        self._refused(self._numbers(journal), batch, None)
+        numbers = self._numbers(journal)
+        if numbers.skipped != self.num_skipped:
+            self._refused(numbers, batch, None)
+        self._overflows = numbers.overflows
 
     def _on_refused_in_graph(self) -> None:
         ledger = self._updater.ledger
         assert ledger is not None
+        self._overflows = int(ledger.overflows.numpy())
+        if int(ledger.skipped.numpy()) == self.num_skipped:
+            return  # scaled gradients overflowed, and their optimizer has seen to it
         # Steps that go ahead call nobody here: only the counter in the graph knows of them.
         self._in_row = int(ledger.in_row.numpy()) - 1
         self._refused(Measured(math.nan, math.nan, 1.0, int(ledger.skipped.numpy()), 0), None, None)
@@ -324,10 +331,14 @@ class Guard(keras.callbacks.Callback):  # type: ignore[misc]
         if spike is not None or diverges:
             reason: Reason = "divergence" if spike is None or spike.what == "divergence" else "spike"
             event = Event(reason, self._iterations(), self._epoch, self._batch, (), numbers.loss, numbers.grad_norm)
+            event.norms = dict(zip(self._updater.names(), numbers.norms, strict=False))
+            event.grown = tuple(self._layers.grown(list(event.norms), list(event.norms.values())))
             event.action = "rollback" if self.on_nonfinite == "rollback" else "none"
             if callable(self.on_nonfinite):
                 event.action = self._asked(event, "none")
             self._act(event, batch, run, num_offending=1)
+        else:
+            self._layers.observe(numbers.norms)
 
     def _refused(self, numbers: Measured, batch: Any, run: Any) -> None:
         self.num_skipped = numbers.skipped

@@ -23,6 +23,8 @@ class Event:
         loss: The loss of the batch.
         grad_norm: L2 norm of all gradients.
         corrupt: Weights, slots or layer state that were not finite before the step: no step has made them so.
+        grown: Of a spike: weights whose gradient is more than three times its median over the last 32 steps, with the
+            growth, largest first.
         norms: L2 norm of the gradient by weight.
         rows: Rows of the batch that are to blame; None if not known.
         incident: What the replay found, or None if there was none.
@@ -43,6 +45,7 @@ class Event:
     loss: float = 0.0
     grad_norm: float = 0.0
     corrupt: tuple[str, ...] = ()
+    grown: tuple[tuple[str, float], ...] = ()
     norms: dict[str, float] = field(default_factory=dict)
     rows: tuple[int, ...] | None = None
     incident: Any = None
@@ -66,6 +69,9 @@ class Event:
         parts = [f"{where} was {what}{did}"]
         if self.corrupt:
             parts.append(f"{_listed(self.corrupt)} held NaN or Inf before it, which no step has written")
+        if self.grown:
+            name, growth = self.grown[0]
+            parts.append(f"most has grown the gradient of {name}, {growth:.3g} times")
         incident = self.incident
         if incident is not None and incident.where is not None:
             parts.append(f"{incident.cause} at {incident.where.file}:{incident.where.line}")

@@ -25,6 +25,7 @@ class Measured:
         clip: The smallest factor by which a gradient was multiplied.
         skipped: Steps that were refused since training began, this one included.
         overflows: Steps that the loss scale optimizer skipped.
+        norms: L2 norm of each gradient, in the order of `Updater.names`.
     """
 
     loss: float
@@ -32,6 +33,7 @@ class Measured:
     clip: float
     skipped: int
     overflows: int
+    norms: tuple[float, ...] = ()
 
 
 Step = Callable[[Any, Any], dict[str, Any]]
@@ -91,7 +93,7 @@ class GuardedFit:
             tf.cast(ledger.skipped.read_value(), tf.float32),
             tf.cast(ledger.overflows.read_value(), tf.float32),
         ]
-        return {**logs, KEY: tf.stack(measured)}
+        return {**logs, KEY: tf.concat([tf.stack(measured), *journal.half_squares], 0)}
 
     def _wrapped(self, function: Any) -> Any:
         model = self.model
@@ -122,5 +124,6 @@ def measured(logs: dict[str, Any]) -> Measured | None:
     numbers = logs.pop(KEY, None)
     if numbers is None:
         return None
-    loss, grad_norm, clip, skipped, overflows = numbers.numpy().tolist()
-    return Measured(loss, grad_norm, clip, int(skipped), int(overflows))
+    loss, grad_norm, clip, skipped, overflows, *half_squares = numbers.numpy().tolist()
+    norms = tuple([(2.0 * half) ** 0.5 for half in half_squares])
+    return Measured(loss, grad_norm, clip, int(skipped), int(overflows), norms)

@@ -70,6 +70,7 @@ class Journal:
         self.updated: list[Entry] = []  # what the updates so far have written
         self.loss: Any = None
         self.grad_norm: Any = None
+        self.half_squares: list[Any] = []  # of the updates so far, one vector each: of their gradients, unscaled
         self.clip: Any = None
         self.num_updates = 0
         self.has_gradient = False

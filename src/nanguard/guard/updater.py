@@ -30,6 +30,7 @@ class Updater:
         self.layout: dict[int, list[Any]] = {}  # an optimizer's trained variables, by its id
         self._norms: dict[int, Any] = {}
         self._clips: dict[int, Any] = {}
+        self._names: dict[int, list[str]] = {}  # of the weights that had a gradient, by their optimizer's id
         self._has_several_updates = False
         self.makes_one_update = False  # whether a step is known to make no more, as Keras's own is
 
@@ -52,6 +53,10 @@ class Updater:
             for variable, half in zip(variables, self._norms[key].numpy(), strict=True):
                 found[getattr(variable, "path", variable.name)] = float(2.0 * half) ** 0.5
         return found
+
+    def names(self) -> list[str]:
+        """Names of the weights that have a gradient, in the order in which a step makes its updates."""
+        return [name for names in self._names.values() for name in names]
 
     def places(self) -> tuple[str, ...]:
         """Where the last step that was refused was not finite."""
@@ -108,9 +113,14 @@ class Updater:
             )  # fmt: skip
             journal.note_update([*variables, *script_variables.optimizer_variables(optimizer)])
             journal.loss = tf.add_n([flag.total(loss) for loss in parts.losses]) if parts.losses else tf.zeros([])
-            journal.grad_norm = tf.sqrt(2.0 * tf.add_n(parts.half_squares))
+            half_squares = tf.stack(parts.half_squares)
             if parts.scale is not None:
-                journal.grad_norm /= parts.scale
+                half_squares /= parts.scale * parts.scale
+            journal.half_squares.append(half_squares)
+            journal.grad_norm = tf.sqrt(2.0 * tf.reduce_sum(half_squares))
+            self._names[id(optimizer)] = [
+                getattr(v, "path", v.name) for v, grad in zip(variables, grads, strict=True) if grad is not None
+            ]
             context = tf.distribute.get_replica_context()
             if context is not None and context.num_replicas_in_sync > 1:
                 journal.verdict, journal.clip = update.make_on_all_replicas(journal, context)
