@@ -72,6 +72,7 @@ def test_every_example_is_expected_here() -> None:
     }
 
 
+@pytest.mark.long  # under nanguard, below, it has to end as well
 @pytest.mark.parametrize("name", EXPECTED)
 def test_cured_example_is_finite_under_plain_python(name: str) -> None:
     """A cured example exits 0, and the loss that it prints last is finite."""
