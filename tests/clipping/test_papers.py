@@ -1,4 +1,4 @@
-"""Each kind of clipping against its paper's formula, written anew in float64, over 40 steps."""
+"""Each kind of clipping against its paper's formula, written anew in float64, over 40 steps, and its defaults."""
 
 from __future__ import annotations
 
@@ -139,14 +139,28 @@ def test_adagc(mode):
     hold(clipping.AdaGC(absolute, relative, beta, warmup), formula, mode)
 
 
+@pytest.mark.parametrize(
+    ("kind", "defaults"),
+    [
+        ("agc", {"clipping": 0.01, "epsilon": 1e-3}),
+        ("autoclip", {"percentile": 10}),
+        ("zclip", {"z_threshold": 2.5, "alpha": 0.97, "warmup": 25, "epsilon": 1e-6}),
+        ("adagc", {"absolute": 1.0, "relative": 1.04, "beta": 0.99, "warmup": 100}),
+    ],
+)
+def test_defaults(kind, defaults):
+    """The defaults are those of the paper, or of the authors' code where the paper's versions differ."""
+    assert clipping.get(kind).get_config().items() >= defaults.items()
+
+
 @pytest.mark.parametrize("options", [None, {}, {"jit_compile": True}], ids=["eager", "graph", "xla"])
 def test_stable_adamw(options):
-    """The weights are those of Wortsman et al.'s Algorithm 2, without weight decay."""
-    rate, beta_1, beta_2, epsilon = 0.01, 0.9, 0.99, 1e-6
+    """The weights are those of Wortsman et al.'s code, where weight decay keeps the full rate."""
+    rate, decay, beta_1, beta_2, epsilon = 0.01, 0.2, 0.9, 0.99, 1e-6
     variables = weights()
     want = [variable.numpy().astype("float64") for variable in variables]
     moments = [(np.zeros_like(weight), np.zeros_like(weight)) for weight in want]
-    adam = keras.optimizers.Adam(rate, beta_1, beta_2, epsilon)
+    adam = keras.optimizers.AdamW(rate, decay, beta_1, beta_2, epsilon)
     adam.build(variables)
     clip = clipping.StableAdamW()
 
@@ -167,7 +181,7 @@ def test_stable_adamw(options):
             moments[i] = first, second
             size = math.sqrt(np.mean(grad**2 / np.maximum(second, epsilon**2)))
             lowest = min(lowest, 1 / max(1, size))
-            want[i] = want[i] - rate / max(1, size) * first / (np.sqrt(second) + epsilon)
+            want[i] = want[i] * (1 - rate * decay) - rate / max(1, size) * first / (np.sqrt(second) + epsilon)
     assert lowest < 0.5
     for variable, weight in zip(variables, want, strict=True):
         np.testing.assert_allclose(variable.numpy(), weight, rtol=2e-5, atol=2e-6)

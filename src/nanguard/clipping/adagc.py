@@ -23,14 +23,15 @@ class AdaGC(Clip):
 
     A step with a gradient that is not finite changes no average. Nor does a norm of 0, which the paper does not
     speak of: the average of a weight behind a branch that starts at zero would be 0, and the weight would never move. A
-    weight whose gradient was always 0 is clipped to `absolute` the first time that it is not. A NaN stays NaN and
-    spoils no other number.
+    weight whose gradient was always 0 is clipped to `absolute` the first time that it is not; the authors' code lets
+    that norm through and begins the average with it. Nor is their 1e-6 added to the norm. A NaN stays NaN and spoils
+    no other number.
 
     Args:
         absolute: Global norm in the warm-up. The paper's 1.0.
-        relative: Largest norm as a multiple of the average. The paper's 1.05.
-        beta: Share that an average keeps each step, below 1. The paper's 0.98.
-        warmup: Number of steps with the global norm. The paper's 100.
+        relative: Largest norm as a multiple of the average. 1.04, as in the authors' code.
+        beta: Share that an average keeps each step, below 1. 0.99, as in the authors' code.
+        warmup: Number of steps with the global norm. 100, as in the authors' code.
 
     Example:
 
@@ -39,14 +40,14 @@ class AdaGC(Clip):
     >>> clip([tf.constant([0.6, 0.8]), tf.constant([0.1])], [kernel, bias])[0].numpy()
     array([0.6, 0.8], dtype=float32)
     >>> clip([tf.constant([60.0, 80.0]), tf.constant([0.1])], [kernel, bias])[0].numpy()
-    array([0.63, 0.84], dtype=float32)
+    array([0.624, 0.832], dtype=float32)
 
     References:
-        Wang, Li, Chen et al., *AdaGC: Improving Training Stability for Large Language Model Pretraining*, 2025,
-        arXiv 2502.11034, Algorithm 1.
+        Wang, Li, Chen et al., *AdaGC: Enhancing LLM Pretraining Stability via Adaptive Gradient Clipping*, 2025, ICML
+        2026, arXiv 2502.11034, Algorithm 1. The authors' code: github.com/lishuai-97/AdaGC.
     """
 
-    def __init__(self, absolute: float = 1.0, relative: float = 1.05, beta: float = 0.98, warmup: int = 100) -> None:
+    def __init__(self, absolute: float = 1.0, relative: float = 1.04, beta: float = 0.99, warmup: int = 100) -> None:
         super().__init__()
         self.absolute = positive("absolute", absolute)
         self.relative = positive("relative", relative)

@@ -14,21 +14,31 @@ from nanguard.clipping._sparse import Gradient, Rows, rows_of, values_of, widene
 from nanguard.errors import UsageError
 from nanguard.ops._scaling import sum_of_squares
 
+# What Keras calls biases and gains: those of a GRU, of attention and of a normalisation of several axes are no vectors.
+_VECTORS = ("bias", "beta", "gamma", "scale")
+# The layers inside Keras's attention whose outputs are heads and channels.
+_PROJECTIONS = ("query", "key", "value")
+
 
 @keras.saving.register_keras_serializable(package="nanguard")
 class AGC(Clip):
     """Adaptive gradient clipping: bounds each unit's gradient by a fraction of the norm of the unit's weights.
 
     The gradient of unit i is multiplied by `min(1, clipping * max(|W_i|, epsilon) / |G_i|)`. A unit is what feeds one
-    output: the numbers of a kernel with one last index; with one last two where the path says that the kernel is
-    depthwise (`depthwise`, `dwconv`); a vector or scalar is one unit. Of a sparse gradient, as that of an embedding,
-    each row is a unit, with its slices summed.
+    output: the numbers of a dense or convolutional kernel with one last index. A bias or gain is one unit, and so is
+    any weight with at most one axis longer than 1, as in the authors' code. That code takes each kernel of three axes
+    for one of attention; here the path decides, as it does of what the paper does not speak of:
+
+    - `query`, `key` and `value` in attention have a unit for each head and channel.
+    - A depthwise kernel (`depthwise` or `dwconv` in the path) has one for each channel.
+    - A transposed one (`transpose` in the path) has one for each index of its last axis but one, the outputs.
+    - `embeddings` have one for each row. So has any sparse gradient, with its slices summed.
 
     A NaN stays NaN; it and the norm of the rest of its unit leave each other alone. An infinite or NaN weight
-    leaves its unit's gradient unclipped.
+    leaves its unit's gradient unclipped. Nothing is added to `|G_i|`, which the authors' code reads as 1e-6 at least.
 
     Args:
-        clipping: Largest `|G_i| / |W_i|`. The paper's 0.01 is for large batches; smaller ones stand more.
+        clipping: Largest `|G_i| / |W_i|`. The paper's 0.01 is for batches of 4,096; smaller ones stand more.
         epsilon: Least norm that a unit counts with, so that one of zeros can start to learn. The paper's 1e-3.
         exclude: Parts of the paths of weights that are not clipped. The paper leaves out the last linear layer.
 
@@ -141,15 +151,8 @@ class _Units:
             weight = tf.gather(weight, self.rows.indices)
         self.gradient = widened(self.values) if self.rows is None else self.rows.values
         self.weight = tf.cast(weight, self.gradient.dtype)
-        rank = len(weight.shape)
-        if self.rows is not None:
-            self.axes = list(range(1, rank))
-        elif rank <= 1:
-            self.axes = list(range(rank))
-        else:
-            path = getattr(variable, "path", variable.name)
-            is_depthwise = rank >= 3 and ("depthwise" in path or "dwconv" in path)
-            self.axes = list(range(rank - 2 if is_depthwise else rank - 1))
+        path = getattr(variable, "path", variable.name)
+        self.axes = list(range(1, weight.shape.rank)) if self.rows is not None else _axes(path, tuple(weight.shape))
 
     def square(self) -> tf.Tensor:
         """Gives the sum of squares of each unit's gradient."""
@@ -162,3 +165,21 @@ class _Units:
             factors = tf.gather(factors, self.rows.positions)
             scale = None if scale is None else tf.gather(scale, self.rows.positions)
         return tf.cast(x * factors if scale is None else x * scale / factors, self.values.dtype)
+
+
+def _axes(path: str, shape: tuple[int, ...]) -> list[int]:
+    """Gives the axes along which the numbers of one unit lie."""
+    rank = len(shape)
+    *_, layer, name = ("", *path.partition(":")[0].split("/"))
+    if name in _VECTORS or sum(size != 1 for size in shape) <= 1:
+        return list(range(rank))
+    units = {rank - 1}
+    if name == "embeddings":
+        units = {0}
+    elif rank >= 3 and ("depthwise" in path or "dwconv" in path):
+        units = {rank - 2, rank - 1}
+    elif rank >= 3 and "transpose" in path:
+        units = {rank - 2}
+    elif rank == 3 and layer in _PROJECTIONS:
+        units = {1, 2}
+    return [axis for axis in range(rank) if axis not in units]

@@ -16,16 +16,19 @@ from nanguard.clipping._sparse import Gradient
 class AutoClip(Clip):
     """Clips the global norm to a percentile of the norms seen so far, that of this step among them.
 
-    With the paper's percentile of 10, nine steps of ten are clipped: it sets the length of most steps, and a spike
-    has no weight. The percentile is interpolated linearly, as `np.percentile` does.
+    All gradients are multiplied by `min(1, P / |g|)`, with the percentile `P` of the norms `|g|` before clipping. With
+    the paper's percentile of 10, nine steps of ten are clipped: it sets the length of most steps, and a spike
+    has no weight. The percentile is interpolated linearly, as `np.percentile` does, which the authors' code calls.
 
     The paper keeps all norms of the training, this the last `history`. The norm of a gradient that is not finite is
     never kept, where it would make each later step NaN; nor is a norm of 0, for a percentile of 0 would stop the
-    training for ever. A NaN stays NaN and spoils no other number.
+    training for ever. PyTorch's 1e-6, added to the norm that is divided by, is left out. A NaN stays NaN and spoils no
+    other number.
 
     Args:
         percentile: From 0 to 100. The paper's 10.
-        history: Number of norms that are kept. 1,000 hold the 10th percentile to within 1 point, at 4 kB.
+        history: Number of norms that are kept. 1,000 hold the 10th percentile to within 1 point, at 4 kB; as many as
+            the authors' later package keeps, which clips each weight alone to its 90th percentile.
 
     Example:
 
@@ -35,7 +38,7 @@ class AutoClip(Clip):
 
     References:
         Seetharaman, Wichern, Pardo and Le Roux, *AutoClip: Adaptive Gradient Clipping for Source Separation Networks*,
-        MLSP 2020, arXiv 2007.14469, Algorithm 1.
+        MLSP 2020, arXiv 2007.14469, Algorithm 1. The authors' code: github.com/pseeth/autoclip.
     """
 
     def __init__(self, percentile: float = 10, history: int = 1000) -> None:

@@ -24,7 +24,7 @@ class _Fixed(Clip):
 
 @keras.saving.register_keras_serializable(package="nanguard")
 class ClipByValue(_Fixed):
-    """Cuts each number of each gradient to `[-limit, limit]`.
+    """Cuts each number of each gradient to `[-limit, limit]`: `max(-limit, min(g, limit))`.
 
     It changes the direction of the gradient, and bounds nothing but single numbers: prefer `ClipByGlobalNorm`. NaN and
     infinities stay: Keras's `clipvalue` makes a silent 1 of an infinity. Slices of one row of a sparse gradient
@@ -38,6 +38,9 @@ class ClipByValue(_Fixed):
     >>> clip = ClipByValue(1.0)
     >>> clip([tf.constant([0.5, -3.0, float("inf"), float("nan")])])[0].numpy()
     array([ 0.5, -1. ,  inf,  nan], dtype=float32)
+
+    References:
+        Mikolov, *Statistical Language Models Based on Neural Networks*, PhD thesis, Brno 2012.
     """
 
     def _clip(
@@ -102,6 +105,9 @@ class ClipByNorm(_Fixed):
     >>> clip = ClipByNorm(1.0)
     >>> clip([tf.constant([3e30, float("nan")]), tf.constant([0.5])])[0].numpy()
     array([ 1., nan], dtype=float32)
+
+    References:
+        The rule of `ClipByGlobalNorm`, for each weight alone; Keras's `clipnorm`.
     """
 
     def _clip(

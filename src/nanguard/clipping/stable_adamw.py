@@ -20,13 +20,14 @@ class StableAdamW(Clip):
     `v` is the optimizer's second moment of the gradient, this one in it, with Adam's correction for the start: RMS is 1
     while the gradient is as large as it was, and more where `v` lags behind. The gradient itself is as it was, and so
     are the moments. For Adam, AdamW, Nadam, Lamb and RMSprop. `nanguard.Guard` brings it to the optimizer's update.
-    AdamW's weight decay, which Keras makes before the update, keeps the full rate; the paper's has the lowered one.
+    AdamW's weight decay, which Keras makes before the update, keeps the full rate, as in the authors' code; others
+    lower it too. That code trains with `beta_2=0.99`, where Keras's Adam has 0.999.
 
     A NaN in the gradient counts as 0 in the mean and spoils no other number. A ratio whose square overflows is found
     from its root.
 
     Args:
-        epsilon: Least root of `v`. Defaults to the optimizer's own.
+        epsilon: Least root of `v`. Defaults to the optimizer's own, as in the authors' code, where that is 1e-6.
 
     Example:
 

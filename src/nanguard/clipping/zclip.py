@@ -23,8 +23,9 @@ class ZClip(Clip):
     With the running mean `m` and deviation `s` of the norms, `z = (|g| - m) / (s + epsilon)`. Where `z >
     z_threshold`, the norm becomes `m + s * z_threshold**2 / z`. Then `m = alpha * m + (1 - alpha) * n` and `s**2 =
     alpha * s**2 + (1 - alpha) * (n - m)**2`, with the norm `n` after clipping. The first `warmup` norms are not
-    clipped; their mean and deviation are the start. A spike among them widens the deviation for as long as the
-    averages remember it.
+    clipped; their mean and deviation (of all, not of a sample) are the start. A spike among them widens the deviation
+    for as long as the averages remember it. Of the options of the authors' code this is the default: the z-score, and
+    "adaptive scaling" by the factor 1. Their fixed limit beside it, `max_grad_norm`, is not the paper's, and left out.
 
     The norm of a gradient that is not finite never enters the averages, where it would switch the clipping off for
     ever; nor does a norm of 0. A norm of 1e30 leaves them finite. A NaN stays NaN and spoils no other number.
@@ -33,7 +34,7 @@ class ZClip(Clip):
         z_threshold: Score from which a norm is a spike. The paper's 2.5.
         alpha: Share that the averages keep each step, below 1. The paper's 0.97: they remember some 33 steps.
         warmup: Number of norms before the first clipping. The paper's 25.
-        epsilon: Added to the deviation, so that equal norms give a finite score. That of the paper's code.
+        epsilon: Added to the deviation, so that equal norms give a finite score. That of the authors' code.
 
     Example:
 
@@ -43,7 +44,7 @@ class ZClip(Clip):
 
     References:
         Kumar, Owen, Roy Chowdhury and Güra, *ZClip: Adaptive Spike Mitigation for LLM Pre-Training*, 2025,
-        arXiv 2504.02507, §3.
+        arXiv 2504.02507, §3. The authors' code: github.com/bluorion-com/ZClip.
     """
 
     def __init__(self, z_threshold: float = 2.5, alpha: float = 0.97, warmup: int = 25, epsilon: float = 1e-6) -> None:
