@@ -107,3 +107,32 @@ def test_batch_is_what_has_the_same_number_of_rows():
     assert [value.numpy().tolist() for value in kept.values()] == [x[[3, 1]].tolist(), [4.0, 2.0]]
     padded = batch.only([3, 1], is_padded=True)
     assert [value.numpy().tolist() for value in padded.values()][1] == [4.0, 2.0, 4.0, 2.0]
+
+
+class Mirrored:
+    """Stands for a variable that has a copy on each of three replicas."""
+
+    _values = (None, None, None)
+
+
+def test_parts_of_replicas_are_one_batch():
+    """Rows are counted through the parts of all replicas, which may differ in size; no replica is left without rows."""
+    parts = {
+        "x": [np.array([[0.0], [1.0], [2.0]]), np.array([[3.0], [4.0]]), np.zeros([0, 1])],
+        "scale": [np.ones([4, 2])],
+        "y": [np.arange(3.0), np.arange(3.0, 5.0), np.zeros(0)],
+    }
+    graph = tf.function(lambda x, scale, y: [*x, *scale, *y]).get_concrete_function(
+        *([tf.TensorSpec([None, *part.shape[1:]], part.dtype) for part in group] for group in parts.values())
+    ).graph  # fmt: skip
+    given_values = [tf.constant(part) for group in parts.values() for part in group]
+    values = {id(tensor): value for tensor, value in zip(graph.inputs, given_values, strict=True)}
+    targets = Targets(gradients=[(Mirrored(), graph.inputs[0])])
+    capture = Capture(0, None, ("loss",), targets, TracedStep(graph, values, {}, {}))
+    batch = rows.of_capture(capture, program.build(capture))
+    assert batch is not None
+    assert batch.size == 5
+    assert [batch.array(entry).ravel().tolist() for entry in batch.entries] == [[0.0, 1.0, 2.0, 3.0, 4.0]] * 2
+    assert batch.entry(batch.entries[1].parts[1]) == (batch.entries[1], 3)
+    kept = list(batch.only([4, 1], is_padded=False).values())
+    assert [part.numpy().ravel().tolist() for part in kept[:3]] == [[4.0, 1.0, 4.0], [1.0, 4.0], []]

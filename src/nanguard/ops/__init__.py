@@ -2,10 +2,7 @@
 
 from nanguard.ops._operation import OPS as OPS
 from nanguard.ops._operation import OpRecord as OpRecord
-from nanguard.ops.distribution import entropy as entropy
-from nanguard.ops.distribution import kl_bernoulli as kl_bernoulli
 from nanguard.ops.distribution import kl_beta as kl_beta
-from nanguard.ops.distribution import kl_categorical as kl_categorical
 from nanguard.ops.distribution import kl_dirichlet as kl_dirichlet
 from nanguard.ops.distribution import kl_exponential as kl_exponential
 from nanguard.ops.distribution import kl_gamma as kl_gamma
@@ -37,6 +34,9 @@ from nanguard.ops.power import power as power
 from nanguard.ops.power import reciprocal as reciprocal
 from nanguard.ops.power import rsqrt as rsqrt
 from nanguard.ops.power import sqrt as sqrt
+from nanguard.ops.probability import entropy as entropy
+from nanguard.ops.probability import kl_bernoulli as kl_bernoulli
+from nanguard.ops.probability import kl_categorical as kl_categorical
 from nanguard.ops.reduction import cumprod as cumprod
 from nanguard.ops.reduction import mean as mean
 from nanguard.ops.reduction import reduce_mean as reduce_mean

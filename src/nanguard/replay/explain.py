@@ -1,4 +1,4 @@
-"""From a capture to an incident: replay, birth, diagnosis, rows."""
+"""From a capture to an incident: replay, birth, diagnosis, and how the step ended."""
 
 from __future__ import annotations
 
@@ -15,12 +15,11 @@ from nanguard.backend.values import array, holds_floats
 from nanguard.capture import Capture, Event, TracedStep
 from nanguard.findings import Cure, Incident, Operand, SeenIn
 from nanguard.hazards import Hazard
-from nanguard.replay import births, dataset, divergence, operands, origin, preprocessing, program, rows, schedule, story
+from nanguard.replay import births, divergence, operands, origin, program, rows, schedule, story
 from nanguard.replay.births import Birth, Steps
+from nanguard.replay.culprits import Culprits
 from nanguard.replay.dependence import Dependence
 from nanguard.replay.diagnosis import Diagnosis, Doctor, Struck
-
-_MOST_COLUMNS = 4096
 
 
 def explain(capture: Capture) -> Incident | None:
@@ -100,6 +99,7 @@ class _Explanation:
         }
         numbers = self.batch.numbers if self.batch is not None else ()
         self.dependence = Dependence(self.program, numbers, weights or None, self.losses)
+        self.culprits = Culprits(self.capture, self.program, self.batch, self.dependence)
 
     def _numbers(self, references: list[Any]) -> list[int]:
         if isinstance(self.capture.body, TracedStep):
@@ -244,7 +244,7 @@ class _Explanation:
             or any(number in self.dependence.on_batch for number in failure.event.inputs[1:2])
         )
         hazard: Hazard | None = labels if takes_labels else (candidates[0] if candidates else None)
-        bad_rows = self._bad_labels(failure.event) if hazard is labels else ()
+        bad_rows = self.culprits.bad_labels(failure.event) if hazard is labels else ()
         is_call = self.capture.operands is not None
         line = None if hazard is labels and not is_call else origin.of_event(failure.event).line
         struck = self._struck_label(failure.event) if hazard is labels and is_call else None
@@ -261,7 +261,7 @@ class _Explanation:
         incident.notes = (note, *incident.notes)
         if bad_rows:
             incident.rows = bad_rows
-            incident.dataset_rows = self._dataset_rows(list(bad_rows))
+            incident.dataset_rows = self.culprits.dataset_rows(list(bad_rows))
         return incident
 
     def _struck_label(self, event: Event) -> Struck | None:
@@ -273,17 +273,6 @@ class _Explanation:
         bad = (values < 0) | (values >= int(logits.shape[-1]))
         index = tuple(int(i) for i in np.unravel_index(int(np.argmax(bad)), bad.shape))
         return Struck(event.inputs, 1, index)
-
-    def _bad_labels(self, event: Event) -> tuple[int, ...]:
-        """Rows of the batch with a label outside of the classes, for an op that takes logits and labels."""
-        logits, labels = (self.program.values[number] for number in event.inputs[:2])
-        values = array(labels)
-        size = int(logits.shape[-1]) if event.op.startswith("Sparse") else int(logits.shape[0] or 0)
-        flat = np.flatnonzero(((values < 0) | (values >= size)).reshape(-1))
-        if not flat.size or self.batch is None:
-            return ()
-        per_row = max(values.size // self.batch.size, 1)
-        return tuple(sorted({int(place) // per_row for place in flat}))
 
     def _not_reproduced(self) -> Incident | None:
         if self.capture.compiled and "weights" not in self.capture.seen_in:
@@ -340,7 +329,7 @@ class _Explanation:
             op = doctor.op(event) if event is not None else ""
             received = operands.of_op(self.program, op, diagnosis.struck.numbers, diagnosis.struck, line)
             if event is None:
-                received = self._named_leaf(received, birth)
+                received = self.culprits.named(received, birth)
             received = self._with_names(received, diagnosis.struck.numbers)
         layer = next((each.layer for each in (forward, place) if each is not None and each.layer), None)
         incident = self._filled(
@@ -353,9 +342,9 @@ class _Explanation:
             tuple(each.op for each in birth.chain),
             layer,
         )
-        self._add_rows(incident, birth, diagnosis, targets)
+        self.culprits.add_to(incident, birth, diagnosis, targets)
         if birth.leaf is not None and diagnosis.born_in == "data":
-            self._trace_preprocessing(incident)
+            self.culprits.trace_preprocessing(incident)
         if diagnosis.hazard is hazards.OUTLIER_ROWS and incident.rows is None:
             return self._told(seen, birth, doctor.without_outliers(birth), doctor, targets)
         return incident
@@ -412,34 +401,6 @@ class _Explanation:
             first_to_grow=grew,
         )
 
-    # -- data that the user's own TensorFlow ops spoilt
-
-    def _trace_preprocessing(self, incident: Incident) -> None:
-        """Looks for the op that made the bad data, and tells it instead of the line that handed the data on."""
-        batch = self.batch
-        bad_row = None
-        if batch is not None and incident.rows:
-            values = array(batch.array(batch.entries[0]))
-            bad_row = values[incident.rows[0]] if not np.isfinite(values[incident.rows[0]]).all() else None
-        made = preprocessing.find(self.capture, bad_row, len(incident.rows or (0,)))
-        if made is None or made.birth.event is None:
-            return
-        event = made.birth.event
-        place = origin.of_event(event)
-        line = place.users_line()
-        if line is None:
-            return
-        hazard = hazards.PREPROCESSING_MADE_NONFINITE
-        struck = Doctor(self.capture, made.program, Dependence(made.program, ()), []).strike(event)
-        incident.op = place.op
-        incident.where = origin.where(line)
-        incident.hazard, incident.hazard_name, incident.cause = hazard.code, hazard.name, hazard.cause
-        incident.cure, incident.needs = Cure(hazard.cure), hazard.needs
-        incident.operands = operands.of_op(made.program, event.op, event.inputs, struck, line)
-        incident.chain = story.shortened((*(each.op for each in made.birth.chain), *incident.chain))
-        if made.rows is not None and incident.rows is not None and incident.dataset_rows is None:
-            incident.dataset_rows = made.rows
-
     def _made(self, event: Event | None) -> str:
         """How many numbers of an op's output are not finite, in words."""
         for number in event.outputs if event is not None else ():
@@ -450,104 +411,12 @@ class _Explanation:
                 return f"{kind} in {bad.size} of {values.size} value{'s' if values.size > 1 else ''}"
         return "a number that is not finite"
 
-    # -- rows and columns
-
-    def _add_rows(self, incident: Incident, birth: Birth, diagnosis: Diagnosis, targets: list[int]) -> None:
-        batch = self.batch
-        if batch is None:
-            return
-        if diagnosis.born_in == "update" and diagnosis.hazard is not hazards.CLIPPING_SPREADS_NAN:
-            return
-        suspects = self._suspects(birth, diagnosis)
-        proof = rows.Proof(self.program, batch, targets)
-        found = proof.culprits(suspects)
-        if found is None and batch.size == 1 and birth.leaf is not None:
-            found = [0]
-        if found is None:
-            if birth.leaf is not None and diagnosis.hazard is hazards.PREPROCESSING_MADE_NONFINITE:
-                leaf = batch.entry(birth.leaf)
-                incident.columns = self._columns(leaf[0], list(range(batch.size))) if leaf is not None else None
-            return
-        incident.rows = tuple(found)
-        incident.dataset_rows = self._dataset_rows(found)
-        entry = batch.entry(birth.leaf) if birth.leaf is not None else None
-        if entry is not None and diagnosis.hazard is not hazards.MISSING_LABELS:
-            incident.columns = self._columns(entry[0], found)
-        elif diagnosis.hazard in (hazards.OUTLIER_ROWS, hazards.BATCHNORM_POISONED):
-            incident.columns = self._outlying_columns(found)
-
-    def _suspects(self, birth: Birth, diagnosis: Diagnosis) -> list[int]:
-        batch = self.batch
-        assert batch is not None
-        if birth.leaf is not None:
-            entry = batch.entry(birth.leaf)
-            if entry is not None and diagnosis.struck is not None:
-                bad = {row for row in range(batch.size) for each in batch.entries
-                       if not np.isfinite(array(batch.array(each))[row]).all()}  # fmt: skip
-                return sorted(bad)
-        if diagnosis.hazard in (hazards.OUTLIER_ROWS, hazards.BATCHNORM_POISONED):
-            return sorted({int(row) for each in batch.entries
-                           for row in divergence.outlier_rows(array(batch.array(each)))})  # fmt: skip
-        struck = diagnosis.struck
-        if struck is None or not struck.rows:
-            return []
-        number = struck.numbers[struck.operand]
-        if number is None or number not in self.program.values:
-            return []
-        length = int(self.program.values[number].shape[0]) if self.program.values[number].shape.rank else 0
-        if length and length % batch.size == 0:
-            return sorted({row // (length // batch.size) for row in struck.rows})
-        return []
-
-    def _columns(self, entry: rows.Entry, found: list[int]) -> tuple[int, ...] | None:
-        assert self.batch is not None
-        values = array(self.batch.array(entry))
-        if values.ndim < 2:
-            features = [each for each in self.batch.entries if not self.dependence.is_label(each.parts[0])]
-            return (features.index(entry),) if entry in features and len(features) > 1 else (0,)
-        if values.shape[-1] > _MOST_COLUMNS:
-            return None
-        bad = ~np.isfinite(values[found])
-        places = np.flatnonzero(bad.reshape(-1, values.shape[-1]).any(axis=0))
-        return tuple(int(place) for place in places) or None
-
-    def _outlying_columns(self, found: list[int]) -> tuple[int, ...] | None:
-        """Columns of the features in which the rows found lie beyond all others."""
-        assert self.batch is not None
-        for entry in self.batch.entries:
-            values = array(self.batch.array(entry))
-            if values.ndim != 2 or self.dependence.is_label(entry.parts[0]):
-                continue
-            places = divergence.outlying(values)[found].any(axis=0)
-            if places.any():
-                return tuple(int(place) for place in np.flatnonzero(places))
-        return None
-
-    def _dataset_rows(self, found: list[int]) -> tuple[int, ...] | None:
-        assert self.batch is not None
-        known = self.capture.answers.dataset_rows
-        if self.capture.is_stored:
-            places = {row: place for pair in known.items() for row, place in zip(pair[0], pair[1] or (), strict=False)}
-            return tuple(places[row] for row in found) if all(row in places for row in found) else None
-        arrays = [self.batch.array(entry) for entry in self.batch.entries]
-        sources = [value for fit in self.capture.sources for value in (fit["args"], fit["kwargs"])]
-        result = dataset.rows(arrays, found, sources)
-        known[tuple(found)] = tuple(result) if result is not None else None
-        return known[tuple(found)]
-
     def _with_names(self, received: tuple[Operand, ...], numbers: Sequence[int | None]) -> tuple[Operand, ...]:
         """Operands of a call by the names that its function has for them, where the line does not spell them."""
         known = [self.operands[number] for number in numbers if number in self.operands]
         if len(received) != len(numbers) or len(known) != len(numbers) or operands.are_spelled(received):
             return received
         return tuple(replace(operand, name=name) for operand, name in zip(received, known, strict=True))
-
-    def _named_leaf(self, received: tuple[Operand, ...], birth: Birth) -> tuple[Operand, ...]:
-        entry = self.batch.entry(birth.leaf) if self.batch is not None and birth.leaf is not None else None
-        if entry is None or not received:
-            return received
-        is_label = self.dependence.is_label(entry[0].parts[0])
-        return (replace(received[0], name="labels" if is_label else "features"),)
 
 
 def _is_bad(value: Any) -> bool:

@@ -66,9 +66,10 @@ class Batch:
 
         Args:
             rows: Rows to keep.
-            is_padded: Whether rows are repeated until the batch has its old size, for steps of a fixed shape.
+            is_padded: Whether rows are repeated until the batch has its old size, for steps of a fixed shape. On
+                several replicas they always are: one that is left without rows has no finite loss.
         """
-        if is_padded:
+        if is_padded or any(len(entry.parts) > 1 for entry in self.entries):
             rows = [rows[place % len(rows)] for place in range(self.size)]
         result = {}
         for entry in self.entries:
@@ -85,25 +86,36 @@ class Batch:
 
 def of_capture(capture: Capture, program: Program) -> Batch | None:
     """The batch of a captured step; None if nothing in it looks like rows."""
-    candidates = _candidates(capture, program)
-    replicas = _num_replicas(capture)
-    sizes = Counter(int(program.values[number].shape[0]) for _, number in candidates)
-    floats = Counter(
-        int(program.values[number].shape[0])
-        for _, number in candidates
-        if program.values[number].dtype.is_floating and program.values[number].shape.rank > 1
-    )
+    entries = _entries(_candidates(capture, program), program, _num_replicas(capture))
+
+    def size(entry: Entry) -> int:
+        return sum(int(program.values[number].shape[0]) for number in entry.parts)
+
+    def holds_features(entry: Entry) -> bool:
+        value = program.values[entry.parts[0]]
+        return bool(value.dtype.is_floating) and value.shape.rank > 1
+
+    entries = [entry for entry in entries if size(entry)]
+    sizes = [size(entry) for entry in entries if holds_features(entry)] or [size(entry) for entry in entries]
     if not sizes:
         return None
-    local = (floats or sizes).most_common(1)[0][0]
-    same = [(name, number) for name, number in candidates if int(program.values[number].shape[0]) == local]
-    if replicas > 1 and len(same) % replicas == 0:
-        entries = [
-            Entry(same[first][0], tuple(number for _, number in same[first : first + replicas]))
-            for first in range(0, len(same), replicas)
-        ]
-        return Batch(program, entries, local * replicas)
-    return Batch(program, [Entry(name, (number,)) for name, number in same], local)
+    rows = Counter(sizes).most_common(1)[0][0]
+    return Batch(program, [entry for entry in entries if size(entry) == rows], rows)
+
+
+def _entries(candidates: list[tuple[str, int]], program: Program, replicas: int) -> list[Entry]:
+    """The tensors, with the parts of several replicas in one: a step is given them side by side."""
+    found = []
+    while candidates:
+        name = candidates[0][0]
+        parts = tuple(number for _, number in candidates[:replicas])
+        kinds = {(program.values[number].dtype, tuple(program.values[number].shape[1:])) for number in parts}
+        # The parts differ in their number of rows at most: the last batch need not be a full one.
+        if len(parts) < replicas or len(kinds) > 1:
+            parts = parts[:1]
+        found.append(Entry(name, parts))
+        candidates = candidates[len(parts) :]
+    return found
 
 
 def _candidates(capture: Capture, program: Program) -> list[tuple[str, int]]:
@@ -124,12 +136,7 @@ def _candidates(capture: Capture, program: Program) -> list[tuple[str, int]]:
 
 
 def _is_data(value: Any) -> bool:
-    return (
-        value.dtype not in (tf.resource, tf.variant)
-        and value.shape.rank is not None
-        and value.shape.rank >= 1
-        and int(value.shape[0] or 0) >= 1
-    )
+    return value.dtype not in (tf.resource, tf.variant) and value.shape.rank is not None and value.shape.rank >= 1
 
 
 def _num_replicas(capture: Capture) -> int:
