@@ -82,10 +82,14 @@ verify: $(READY) ## compare each op and loss with its plain peers on every numbe
 reference: $(READY) ## write the reference pages of docs/ from the docstrings
 	$(BIN)/python tools/reference.py
 
-.PHONY: compat
-compat: $(VENV)-oldest/.ready $(VENV)-newest/.ready ## run the tests on the oldest and the newest TensorFlow and Keras
-	$(VENV)-oldest/bin/python -m pytest $(ARGS)
-	$(VENV)-newest/bin/python -m pytest $(ARGS)
+.PHONY: compat compat-oldest compat-newest
+compat: compat-oldest compat-newest ## run the tests and the short campaigns on the oldest and the newest TensorFlow and Keras
+
+compat-oldest compat-newest: compat-%: $(VENV)-%/.ready
+	$(VENV)-$*/bin/python -m pytest $(ARGS)
+	$(VENV)-$*/bin/python -m faults --short
+	$(VENV)-$*/bin/python -m kills --short
+	$(VENV)-$*/bin/python tools/survival.py --short
 
 .PHONY: clean
 clean: ## remove the environments and the caches

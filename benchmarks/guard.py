@@ -1,11 +1,10 @@
 """Compares guarded training with plain training and with what Keras and TensorFlow offer; see docs/benchmarks.md.
 
-python -m benchmarks.guard [--short] [--only NAME] [--rounds N] [--markdown docs/benchmarks.md]
+python -m benchmarks.guard [--short] [--only GLOB] [--modes graph,xla] [--rounds N] [--markdown docs/benchmarks.md]
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import statistics
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.ops import ALLOCATOR, prepared_environment
+from benchmarks.options import Options
 from benchmarks.pages import Spread, conditions, count, table, verdict, write_section
 
 ROOT = Path(__file__).parents[1]
@@ -167,21 +167,12 @@ def tables(rows: Sequence[Row], failed: Sequence[str]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the comparison; gives 0 if every bar was met, 1 if one was missed, 2 if something could not be run."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.guard", description=__doc__.split("\n")[0])
-    parser.add_argument("--short", action="store_true", help="a few rounds of two workloads; no bar is asserted")
-    parser.add_argument("--only", action="append", choices=WORKLOADS, metavar="NAME", help=f"{', '.join(WORKLOADS)}")
+    parser = Options("benchmarks.guard", __doc__, short=" and ".join(SHORT), rounds=(15, 3))
     parser.add_argument("--modes", default=None, help=f"comma-separated, of: {', '.join(MODES)}")
-    parser.add_argument("--rounds", type=int, default=None, help="measured rounds (15; 3 with --short)")
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="rewrite the tables between this page's markers")
-    options = parser.parse_args(arguments)
-
-    rounds = options.rounds or (3 if options.short else 15)
-    if rounds < 2:
-        parser.error("--rounds must be at least 2: quartiles need them.")
-    modes = options.modes.split(",") if options.modes else (MODES[:1] if options.short else MODES)
-    if unknown := set(modes) - set(MODES):
-        parser.error(f"unknown mode: {', '.join(sorted(unknown))}. Choose from: {', '.join(MODES)}.")
-    names = options.only or (SHORT if options.short else tuple(WORKLOADS))
+    options = parser.parse(arguments)
+    rounds = options.rounds
+    modes = parser.listed("mode", options.modes or (MODES[0] if options.short else ",".join(MODES)), MODES)
+    names = parser.matching(options.only or (SHORT if options.short else ("*",)), WORKLOADS)
 
     rows: list[Row] = []
     failed: list[str] = []

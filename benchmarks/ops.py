@@ -1,11 +1,10 @@
 """Compares every op and loss with the plain one, forward and backward, in CPU time; see docs/benchmarks.md.
 
-python -m benchmarks.ops [--short] [--only GLOB] [--rounds N] [--markdown docs/benchmarks.md]
+python -m benchmarks.ops [--short] [--only GLOB] [--modes graph,xla] [--rounds N] [--markdown docs/benchmarks.md]
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import statistics
 import sys
@@ -13,9 +12,9 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
-from pathlib import Path
 from typing import Any
 
+from benchmarks.options import Options
 from benchmarks.pages import Spread, conditions, count, table, verdict, write_section
 
 SECTION = "ops"
@@ -229,22 +228,11 @@ def tables(rows: Sequence[Row], left_out: Sequence[str], failed: Sequence[str]) 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the comparison; gives 0 if every bar was met, 1 if one was missed, 2 if something could not be run."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.ops", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument(
-        "--short", action="store_true", help=f"a few rounds of {' and '.join(SHORT)}; no bar is asserted"
-    )
-    parser.add_argument("--only", action="append", metavar="GLOB", help="ops and losses by name, such as 'log*'")
+    parser = Options("benchmarks.ops", __doc__, short=" and ".join(SHORT), rounds=(25, 5))
     parser.add_argument("--modes", default=",".join(MODES), help=f"comma-separated, of: {', '.join(MODES)}")
-    parser.add_argument("--rounds", type=int, default=None, help="measured rounds (25; 5 with --short)")
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="rewrite the tables between this page's markers")
-    options = parser.parse_args(arguments)
-
-    rounds = options.rounds or (5 if options.short else 25)
-    if rounds < 2:
-        parser.error("--rounds must be at least 2: quartiles need them.")
-    modes = options.modes.split(",")
-    if unknown := set(modes) - set(MODES):
-        parser.error(f"unknown mode: {', '.join(sorted(unknown))}. Choose from: {', '.join(MODES)}.")
+    options = parser.parse(arguments)
+    rounds = options.rounds
+    modes = parser.listed("mode", options.modes, MODES)
     patterns = options.only or (SHORT if options.short else ("*",))
 
     rows: list[Row] = []

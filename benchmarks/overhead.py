@@ -1,11 +1,10 @@
 """Compares plain training, `nanguard run` and `enable_check_numerics`; see docs/benchmarks.md.
 
-python -m benchmarks.overhead [--short] [--only NAME] [--markdown docs/benchmarks.md]
+python -m benchmarks.overhead [--short] [--only GLOB] [--rounds N] [--markdown docs/benchmarks.md]
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import statistics
@@ -19,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from benchmarks.options import Options
 from benchmarks.pages import Spread, conditions, count, table_row, verdict, write_section
 
 ROOT = Path(__file__).parents[1]
@@ -309,22 +309,14 @@ def tables(rows: Sequence[Row], delays: Sequence[Delay]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the comparison; gives 0 if every bar was met, 1 if one was missed, 2 if it could not be run."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.overhead", description=__doc__.split("\n")[0])
-    parser.add_argument("--short", action="store_true", help="a few rounds of two workloads; no bar is asserted")
-    parser.add_argument("--only", action="append", choices=WORKLOADS, metavar="NAME", help=f"{', '.join(WORKLOADS)}")
+    parser = Options("benchmarks.overhead", __doc__, short=" and ".join(SHORT), rounds=(25, 5))
     parser.add_argument("--arms", default=None, help=f"comma-separated, of: {', '.join(ARMS)}; plain is always one")
-    parser.add_argument("--rounds", type=int, default=None, help="measured rounds (25; 5 with --short)")
     parser.add_argument("--threads", type=int, default=1, help="threads in each of TensorFlow's pools (1)")
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="rewrite the tables between this page's markers")
-    options = parser.parse_args(arguments)
-
-    rounds = options.rounds or (5 if options.short else 25)
-    if rounds < 2:
-        parser.error("--rounds must be at least 2: quartiles need them.")
-    names = options.only or (SHORT if options.short else tuple(WORKLOADS))
-    asked = options.arms.split(",") if options.arms else [arm for arm in ARMS if not options.short or " " not in arm]
-    if unknown := set(asked) - set(ARMS):
-        parser.error(f"unknown arm: {', '.join(sorted(unknown))}. Choose from: {', '.join(ARMS)}.")
+    options = parser.parse(arguments)
+    rounds = options.rounds
+    names = parser.matching(options.only or (SHORT if options.short else ("*",)), WORKLOADS)
+    usual = [arm for arm in ARMS if not options.short or " " not in arm]
+    asked = parser.listed("arm", options.arms or ",".join(usual), ARMS)
     arms = [arm for arm in ARMS if arm == PLAIN or arm in asked]
 
     rows: list[Row] = []
