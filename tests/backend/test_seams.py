@@ -209,6 +209,25 @@ def test_keras_train_function_raises_at_the_end_of_data():
         function(iterator)
 
 
+def test_strategy_batches_are_pulled_in_python():
+    """Each epoch's iterator of a strategy gives its batches, the last smaller one too, and then ends."""
+    x = np.arange(10.0, dtype="float32")
+    strategy = tf.distribute.MirroredStrategy(["CPU:0"])
+    distributed = strategy.experimental_distribute_dataset(tf.data.Dataset.from_tensor_slices(x).batch(4))
+    pulled = seams.puller()
+    for _ in range(2):
+        iterator = iter(distributed)
+        assert isinstance(iterator, tf.distribute.DistributedIterator)
+        batches = [strategy.experimental_local_results(batch)[0].numpy().tolist() for batch in pulled(iterator)]
+        assert batches == [x[:4].tolist(), x[4:8].tolist(), x[8:].tolist()]
+
+
+def test_other_iterators_are_pulled_as_they_are():
+    """An iterator that Python can pull by itself is left alone."""
+    iterator = iter(tf.data.Dataset.range(3))
+    assert seams.puller()(iterator) is iterator
+
+
 def test_keras_train_function_is_traced_once_for_all_batches():
     """No batch has the step traced anew: neither one of `fit` nor one that is given to `train_on_batch`."""
     model, x, y = small_model()

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import nanguard
 from nanguard.backend import updates
 from nanguard.errors import UsageError
 
@@ -53,6 +54,18 @@ def test_update_step_is_called_on_the_instance_with_the_rate():
     optimizer.apply([tf.constant([0.5])], [variable])
     np.testing.assert_array_equal(variable.numpy(), [0.25])
     assert "update_step" not in vars(optimizer)
+
+
+def test_iterations_are_counted_by_the_inner_optimizer():
+    """Around an optimizer a loss scale need not count, and what is around it gives the count all the same."""
+    variable = keras.Variable([1.0])
+    inner = keras.optimizers.SGD(1.0)
+    optimizer = nanguard.GuardedOptimizer(keras.optimizers.LossScaleOptimizer(inner, initial_scale=2.0))
+    for number in range(3):
+        optimizer.apply([tf.constant([1.0])], [variable])
+        for each in (optimizer, optimizer.inner_optimizer, inner):
+            assert int(updates.iterations(each)) == number + 1
+        assert int(optimizer.iterations) == number + 1
 
 
 def test_inner_optimizer_is_the_one_that_updates():

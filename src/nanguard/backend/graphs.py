@@ -90,6 +90,11 @@ def external(graph: Any, tensor: Any) -> Any | None:
             return None
 
 
+def captured(graph: Any) -> list[Any]:
+    """The eager tensors, handles of variables among them, that a traced graph takes from outside."""
+    return [outside for outside, _ in graph.captures if isinstance(outside, _ops.EagerTensor)]
+
+
 def called(graph: Any, name: str) -> Any:
     """The graph of a function that an op of `graph` calls: the traced one, whose ops know their source lines."""
     if isinstance(graph, StoredGraph):

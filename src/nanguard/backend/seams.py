@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import tensorflow as tf
@@ -158,28 +158,42 @@ def keras_callbacks_class() -> type:
 def direct_train_function(model: Any, function: Any) -> Any:
     """A train function that pulls each batch in Python and so skips a traced function around the step.
 
-    Keras's own train function takes any Python iterator, and then runs the step on each batch itself. Left as it is
-    under a distribution strategy, whose iterators it must see.
+    Keras's own train function takes any Python iterator, and then runs the step on each batch itself. Under a
+    distribution strategy a batch is one value for each replica, and goes the same way.
     """
-    if model.distribute_strategy is not None and model.distribute_strategy.num_replicas_in_sync > 1:
-        return function
     # Keras 3.6 traces the pulling of the batch too. Given a Python iterator, it would be traced anew for each batch: so
     # what it traces is called, except where that makes several steps, which end otherwise when the data runs out. Under
     # XLA the replay has to be given the batch, even so.
     run_step = getattr(function, "python_function", function)
     if run_step is not function and model.steps_per_execution > 1 and not model.jit_compile:
         return function
+    pulled = puller()
 
     def train_function(iterator: Any) -> Any:
-        if isinstance(iterator, tf.distribute.DistributedIterator):
-            return function(iterator)
-        if isinstance(iterator, tf.data.Iterator):
-            first = next(iterator)
-            iterator = itertools.chain((first,), iterator)
+        if isinstance(iterator, (tf.data.Iterator, tf.distribute.DistributedIterator)):
+            batches = pulled(iterator)
+            first = next(batches)
+            iterator = itertools.chain((first,), batches)
         return run_step(iterator)
 
     train_function.is_nanguards = True  # type: ignore[attr-defined]
     return train_function
+
+
+def puller() -> Callable[[Any], Iterator[Any]]:
+    """Gives what makes a Python iterator of one of Keras's; the two end together."""
+    # A strategy asks all its devices for their parts of a batch: by some twenty ops, which are fast in one function.
+    pull = tf.function(lambda iterator: iterator.get_next(), autograph=False)
+
+    def parts(iterator: Any) -> Iterator[Any]:
+        while True:
+            try:
+                batch = pull(iterator)
+            except tf.errors.OutOfRangeError:
+                return
+            yield batch
+
+    return lambda iterator: parts(iterator) if isinstance(iterator, tf.distribute.DistributedIterator) else iterator
 
 
 def is_keras_step(model: Any) -> bool:

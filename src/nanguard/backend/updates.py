@@ -15,6 +15,14 @@ from nanguard.errors import UsageError
 _UNCORRECTED = "rho"
 
 
+def iterations(optimizer: Any) -> Any:
+    """The count of an optimizer's updates, where a loss scale or a guard stands around it too."""
+    # Keras 3.6 leaves a loss scale's own count at 0.
+    while hasattr(optimizer, "inner_optimizer"):
+        optimizer = optimizer.inner_optimizer
+    return optimizer.iterations
+
+
 def second_moment(optimizer: Any, variable: Any) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Gives `v`, `kept` and `added`, so that `kept * v + added * g**2` is the second moment after a gradient `g`.
 
