@@ -66,7 +66,7 @@ def run(family_name: str, draws: int) -> tuple[list[Verdict], list[Flip]]:
     runs.run([Plan(order)] * WARM, [None] * WARM, resets=False)
     bench.keep()
     known = guard.nanguard_state()
-    go_back = guard._rollback.go_back
+    go_back = guard._reactions.rollback.go_back
 
     def without_fault(*arguments: Any, **options: Any) -> Any:
         # A bit flips once: the steps that are made again are made without it.
@@ -74,7 +74,7 @@ def run(family_name: str, draws: int) -> tuple[list[Verdict], list[Flip]]:
             tap.disarm()
         return go_back(*arguments, **options)
 
-    guard._rollback.go_back = without_fault
+    guard._reactions.rollback.go_back = without_fault
     targets = [target for target in INTO_STATE if target != "BN statistics" or family.moving()]
     broken = [
         Fault(target, label, step, draw)
@@ -115,7 +115,7 @@ def run(family_name: str, draws: int) -> tuple[list[Verdict], list[Flip]]:
 def _start_anew(guard: Any, known: dict[str, Any]) -> None:
     skipped, overflows = counts_of(guard)()
     guard.restore_nanguard_state({**known, "num_skipped": skipped, "overflows": overflows})
-    guard._rollback.snapshots.clear()
+    guard._reactions.rollback.snapshots.clear()
 
 
 def _restored(family: str, fault: Fault, seen: Any, clean: Any, names: Sequence[str]) -> Verdict:

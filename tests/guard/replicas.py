@@ -6,6 +6,7 @@ python replicas.py mirrored|workers FOLDER NUMBER
 from __future__ import annotations
 
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -69,20 +70,116 @@ def everything(model: Any, optimizer: Any) -> dict[str, Any]:
     return found
 
 
-def fit(strategy: Any, parts: list[Any], kind: str) -> dict[str, Any]:
+def fit(**options: Any) -> Callable[[Any, list[Any], str], dict[str, Any]]:
     """Keras's `fit`."""
+
+    def run(strategy: Any, parts: list[Any], kind: str) -> dict[str, Any]:
+        import keras
+
+        import nanguard as ng
+
+        given = {**options}
+        # On two devices of one CPU plain Keras cannot make several steps in one execution: TensorFlow ends it.
+        steps = given.pop("steps_per_execution", 1)
+        steps = 1 if kind == "plain" else steps
+        with strategy.scope():
+            model = new_model()
+            model.compile(
+                keras.optimizers.Adam(0.01), "mse", metrics=["mae"], jit_compile=False, steps_per_execution=steps
+            )
+        guard = ng.Guard(quarantine=None, verbose=False, num_explained=0, **given)
+        callbacks = [] if kind == "plain" else [guard]
+        history = model.fit(dataset(parts), verbose=0, callbacks=callbacks, shuffle=False).history
+        found = {f"history/{key}": np.array(value) for key, value in history.items() if "nanguard" not in key}
+        return {**everything(model, model.optimizer), **found, "skipped": guard.num_skipped}
+
+    return run
+
+
+def went_back(strategy: Any, parts: list[Any], kind: str) -> dict[str, Any]:
+    """`fit` whose weights are broken before the fifth batch of the bad run, and which goes back to before the first."""
     import keras
 
     import nanguard as ng
 
+    def break_weights(place: int, logs: Any) -> None:
+        if kind == "bad" and place == 4:
+            for weight in model.trainable_variables:
+                weight.assign(weight * 1e4)
+
     with strategy.scope():
         model = new_model()
-        model.compile(keras.optimizers.Adam(0.01), "mse", metrics=["mae"], jit_compile=False)
-    guard = ng.Guard(quarantine=None, verbose=False)
-    callbacks = [] if kind == "plain" else [guard]
-    history = model.fit(dataset(parts), verbose=0, callbacks=callbacks, shuffle=False).history
-    found = {f"history/{key}": np.array(value) for key, value in history.items() if "nanguard" not in key}
-    return {**everything(model, model.optimizer), **found, "skipped": guard.num_skipped}
+        model.compile(keras.optimizers.Adam(0.01), "mse", jit_compile=False)
+    guard = ng.Guard(on_nonfinite="rollback", quarantine=None, verbose=False, num_explained=0)
+    breaks = keras.callbacks.LambdaCallback(on_train_batch_begin=break_weights)
+    model.fit(dataset(parts), verbose=0, callbacks=[] if kind == "plain" else [guard, breaks], shuffle=False)
+    found = {**everything(model, model.optimizer), "skipped": guard.num_skipped}
+    if kind != "plain":
+        found["actions"] = np.array([event.action for event in guard.events])
+    return found
+
+
+def kept(strategy: Any) -> dict[str, Any]:
+    """What the guard finds out and keeps: of a full batch, and of a last one whose parts differ in size."""
+
+    import nanguard as ng
+    from nanguard import capture_file, replay
+    from nanguard.guard.quarantine import Quarantine
+
+    x, y = (np.concatenate(column) for column in zip(*batches(4), strict=True))
+    x, y = x[:-3], y[:-3]
+    x[[13, 27], 2] = np.nan  # row 5 of the second batch, on replica 1; row 3 of the last, of which that has two
+    traces = []
+
+    def loss(y_true: Any, y_pred: Any) -> Any:
+        traces.append(1)
+        return (y_true - y_pred) ** 2
+
+    with strategy.scope():
+        model = new_model()
+        model.compile("adam", loss, jit_compile=False)
+    with tempfile.TemporaryDirectory() as folder:
+        guard = ng.Guard(quarantine=folder, verbose=False)
+        model.fit(x, y, batch_size=GLOBAL, shuffle=False, verbose=0, callbacks=[guard])
+        found: dict[str, Any] = {}
+        quarantine = Quarantine(folder)
+        for place, event in enumerate(guard.events):
+            again = replay.explain(capture_file.load(event.capture)[0])
+            found[f"{place}/rows"] = np.array(event.rows)
+            found[f"{place}/rows_of_data"] = np.array(event.incident.dataset_rows)
+            found[f"{place}/rows_again"] = np.array(again.rows)
+            found[f"{place}/causes"] = np.array([event.incident.cause, again.cause])
+            found[f"{place}/file"] = np.array(event.incident.where.file)
+            batch, manifest = quarantine.load(event.quarantined)
+            found[f"{place}/manifest_rows"] = np.array(manifest["rows"])
+            found[f"{place}/x"], found[f"{place}/y"] = (tensor.numpy() for tensor in batch)
+    return {**found, "x": x, "y": y, "num_traces": len(traces)}
+
+
+def huge(strategy: Any) -> dict[str, Any]:
+    """Steps whose numbers are finite and whose sums are not: of gradients, and of an optimizer's slots."""
+    import keras
+
+    import nanguard as ng
+
+    found = {}
+    for kind in ("guarded", "plain"):
+        for name, size in (("gradients", 1e25), ("slots", 1.0)):
+            with strategy.scope():
+                keras.utils.set_random_seed(1)
+                model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(4)])
+                made = keras.optimizers.SGD(1e-24) if name == "gradients" else keras.optimizers.Adam()
+                made.build(model.trainable_variables)
+                model.compile(made, lambda y, y_pred: y * y_pred, jit_compile=False)
+                if name == "slots":
+                    made.variables[-1].assign(keras.ops.full_like(made.variables[-1], 1e38))
+            guard = ng.Guard(quarantine=None, verbose=False, num_explained=0)
+            x, y = np.ones((16, 6), "float32"), np.full((16, 4), size, "float32")
+            model.fit(x, y, batch_size=GLOBAL, verbose=0, callbacks=[guard] if kind == "guarded" else [])
+            for key, value in everything(model, made).items():
+                found[f"{name}/{kind}/{key}"] = value
+            found[f"{name}/{kind}/skipped"] = np.array(guard.num_skipped)
+    return found
 
 
 def loop(style: str) -> Callable[[Any, list[Any], str], dict[str, Any]]:
@@ -141,12 +238,18 @@ def main(where: str, folder: str, number: str) -> None:
         cpu = tf.config.list_physical_devices("CPU")[0]
         tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
         strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-        trainings = {"fit": fit, **{style: loop(style) for style in ("optimizer", "step", "scaled")}}
+        trainings = {
+            "fit": fit(), "several": fit(steps_per_execution=3), "went_back": went_back,
+            **{style: loop(style) for style in ("optimizer", "step", "scaled")},
+        }  # fmt: skip
     else:
         strategy = tf.distribute.MultiWorkerMirroredStrategy()
         trainings = {"optimizer": loop("optimizer")}
     assert strategy.num_replicas_in_sync == 2
     found = {}
+    if where == "mirrored":
+        for name, once in (("kept", kept), ("huge", huge)):
+            found.update({f"{name}:{key}": value for key, value in once(strategy).items()})
     for name, training in trainings.items():
         for kind in ("bad", "good", "plain"):
             parts = with_bad(batches()) if kind == "bad" else batches()

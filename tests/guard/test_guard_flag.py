@@ -36,6 +36,7 @@ def test_nothing_that_is_not_finite_passes(measure, dtype, numbers, value, place
     numbers = numbers.copy()
     numbers.flat[place % numbers.size] = value
     assert not bool(flag.is_clean(measure(tensor(numbers, dtype))))
+    assert not bool(flag.is_calm(flag.half_square(tensor(numbers, dtype))))
 
 
 @pytest.mark.parametrize("measure", [flag.total, flag.half_square])
@@ -60,6 +61,25 @@ def test_ordinary_numbers_pass_at_once(numbers):
     """Numbers up to 2**50 need no second look."""
     assert bool(flag.is_clean(flag.half_square(tf.constant(numbers))))
     assert bool(flag.is_clean(flag.total(tf.constant(numbers))))
+    assert bool(flag.is_calm(flag.half_square(tf.constant(numbers))))
+
+
+@settings(max_examples=60)
+@given(numbers=floats)
+def test_what_is_calm_can_be_squared_and_added_up(numbers):
+    """Numbers that need no second look are small enough that an optimizer's slot stays finite."""
+    if bool(flag.is_calm(flag.half_square(tf.constant(numbers)))):
+        squares = numbers.ravel() ** 2
+        assert np.all(np.isfinite(numbers.sum() + squares * np.float32(2)))
+    else:
+        assert np.abs(numbers).max() > 1e14
+
+
+def test_nothing_cancels_in_what_is_calm():
+    """Two huge numbers of opposite sign add up to 0, and their squares do not."""
+    numbers = tf.constant([1e20, -1e20])
+    assert bool(flag.is_clean(flag.total(numbers)))
+    assert not bool(flag.is_calm(flag.half_square(numbers)))
 
 
 def test_no_numbers_at_all():

@@ -20,8 +20,10 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.python.distribute.values import PerReplica
 
 from nanguard.errors import UsageError
+from nanguard.guard import batches
 from nanguard.guard.quarantine import Quarantine
 
 Pair = namedtuple("Pair", "x y")
@@ -146,12 +148,26 @@ def test_what_cannot_be_kept_is_described(quarantine: Quarantine):
 
 
 def test_values_of_replicas(quarantine: Quarantine):
-    """A value that is one of several replicas comes back as a tuple of them."""
-    strategy = tf.distribute.MirroredStrategy(["CPU:0"])
-    value = strategy.experimental_distribute_values_from_function(lambda context: tf.constant([1.0]))
-    path = quarantine.put(value, step=0)
-    loaded = quarantine.load(path)[0]
-    assert [part.numpy().tolist() for part in (loaded if isinstance(loaded, tuple) else (loaded,))] == [[1.0]]
+    """What a strategy has dealt out comes back in one piece; parts that make no one tensor come as a tuple."""
+    rows = PerReplica((tf.constant([[1.0], [2.0]]), tf.zeros([0, 1]), tf.constant([[3.0]])))
+    ragged = PerReplica((tf.ragged.constant([[1], [2, 3]]), tf.ragged.constant([[4]])))
+    sparse = PerReplica(tuple(tf.sparse.from_dense(part) for part in ([[0, 1]], [[2, 0]])))
+    scalars = PerReplica((tf.constant(1.0), tf.constant(2.0)))
+    path = quarantine.put((rows, ragged, sparse, scalars), step=0)
+    whole, whole_ragged, whole_sparse, apart = quarantine.load(path)[0]
+    assert whole.numpy().tolist() == [[1.0], [2.0], [3.0]]
+    assert whole_ragged.to_list() == [[1], [2, 3], [4]]
+    assert tf.sparse.to_dense(whole_sparse).numpy().tolist() == [[0, 1], [2, 0]]
+    assert [part.numpy() for part in apart] == [1.0, 2.0]
+
+
+def test_bad_rows_are_counted_through_all_replicas():
+    """A row is that of the batch: the parts of the replicas before it are counted in, an empty one and text too."""
+    nan = float("nan")
+    x = PerReplica((tf.constant([[1.0], [2.0]]), tf.zeros([0, 1]), tf.constant([[nan], [3.0]])))
+    y = PerReplica((tf.constant([nan, 0.0]), tf.zeros([0]), tf.constant([0.0, 0.0])))
+    assert batches.bad_rows({"x": x, "y": y, "name": tf.constant(["a", "b"]), "none": None}) == (0, 2)
+    assert batches.bad_rows((tf.ones([2, 2]), np.arange(3))) is None
 
 
 def test_entries_are_what_the_files_are(quarantine: Quarantine):

@@ -6,9 +6,9 @@ import itertools
 from collections.abc import Callable
 from typing import Any
 
-from nanguard.backend import training
+from nanguard.backend import random, training
 from nanguard.errors import UsageError
-from nanguard.guard import _bystanders, _plain, _random, _states
+from nanguard.guard import _bystanders, _plain, _states
 
 
 class FastForward:
@@ -61,7 +61,7 @@ class FastForward:
             self._set_first(self.epoch - 1)
         self._list.callbacks = [self._guide]
         self._undo.append(training.mute_validation(model))
-        self._random_before = _random.state()
+        self._random_before = random.plain_state()
 
     def _epochs(self) -> int:
         return int(self._list.params["epochs"])
@@ -140,7 +140,7 @@ class FastForward:
 
     def _arrive(self, epoch: int | None) -> None:
         """Sets all state; `epoch` is the one in whose middle the training goes on."""
-        moved = {key for key, value in _random.state().items() if self._random_before.get(key) != value}
+        moved = {key for key, value in random.plain_state().items() if self._random_before.get(key) != value}
         self._build()
         self.has_arrived = True
         others = [callback for callback in self._callbacks if callback is not self._guide]
@@ -153,7 +153,7 @@ class FastForward:
         # A generator that the input draws from stands where the input has left it: its threads may be ahead of the
         # training by another number of batches than they were then.
         wanted = _plain.decode(self.record["random"])
-        _random.put({key: value for key, value in wanted.items() if key not in moved})
+        random.restore_plain({key: value for key, value in wanted.items() if key not in moved})
         self._model.stop_training = bool(self.record["stop_training"]) and not self.record["finished"]
 
     def _groups(self) -> dict[str, list[Any]]:

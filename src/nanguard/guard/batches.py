@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from nanguard.backend import values
+
 # A structure that is nested deeper was not made by a data pipeline.
 _DEPTH = 64
 
@@ -17,7 +19,7 @@ def pack(batch: Any) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 
     Args:
         batch: Dicts, tuples, lists and named tuples of arrays, eager tensors (ragged and sparse ones too), values of
-            several replicas, numbers, strings and None.
+            several replicas, which are put together, numbers, strings and None.
 
     Returns:
         The structure, plain values for JSON; and the arrays by the names that the structure calls them. bfloat16 and
@@ -36,13 +38,45 @@ def unpack(structure: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> An
         arrays: Its arrays.
 
     Returns:
-        The batch: tensors as tensors, arrays as arrays. The values of several replicas come as a tuple, a named tuple
-        as one too, and what could not be kept as None.
+        The batch: tensors as tensors, arrays as arrays. A named tuple comes as a tuple, and so do values of several
+        replicas that make no one tensor; what could not be kept comes as None.
 
     Raises:
         ValueError, LookupError, TypeError: If structure and arrays do not belong together.
     """
     return _unpack(structure, arrays, 0)
+
+
+def joined(value: Any) -> Any:
+    """The rows of all replicas as one tensor, in order: what the data set held before a strategy dealt it out.
+
+    Args:
+        value: A value of several replicas, of dense, ragged or sparse tensors.
+    """
+    parts = value.values
+    if isinstance(parts[0], tf.SparseTensor):
+        return tf.sparse.concat(0, list(parts))
+    return tf.concat(parts, 0)
+
+
+def bad_rows(batch: Any) -> tuple[int, ...] | None:
+    """Rows of a batch that hold a NaN or an infinity; None if there are none.
+
+    Args:
+        batch: As for `pack`. The rows of several replicas are counted through.
+    """
+    found: set[int] = set()
+    for leaf in tf.nest.flatten(batch):
+        first = 0
+        for part in leaf.values if isinstance(leaf, tf.distribute.DistributedValues) else (leaf,):
+            if part is None or isinstance(part, (tf.RaggedTensor, tf.SparseTensor)):
+                break
+            numbers = values.array(part)
+            if numbers.ndim and numbers.size:
+                is_bad = ~np.isfinite(numbers.reshape(len(numbers), -1)).all(axis=1)
+                found.update((first + np.flatnonzero(is_bad)).tolist())
+                first += len(numbers)
+    return tuple(sorted(found)) or None
 
 
 def _pack(node: Any, arrays: dict[str, np.ndarray], depth: int) -> dict[str, Any]:
@@ -71,7 +105,10 @@ def _pack(node: Any, arrays: dict[str, np.ndarray], depth: int) -> dict[str, Any
         parts = {name: inner(getattr(node, name)) for name in ("indices", "values", "dense_shape")}
         return {"kind": "sparse", **parts}
     if isinstance(node, tf.distribute.DistributedValues):
-        return {"kind": "replicas", "items": [inner(value) for value in node.values]}
+        try:
+            return inner(joined(node))
+        except (TypeError, ValueError, tf.errors.OpError):  # parts that are no rows, or of different widths
+            return {"kind": "replicas", "items": [inner(value) for value in node.values]}
     return _pack_leaf(node, arrays)
 
 

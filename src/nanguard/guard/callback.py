@@ -7,27 +7,23 @@ import math
 import os
 import weakref
 from collections.abc import Callable, Iterator
-from typing import Any, cast
+from typing import Any
 
 import keras
 import tensorflow as tf
 
 from nanguard import clipping
 from nanguard.backend import seams, training
-from nanguard.errors import NonFiniteError, UsageError
-from nanguard.guard import flag
-from nanguard.guard import variables as script_variables
-from nanguard.guard.event import Action, Event, Reason
-from nanguard.guard.fit import GuardedFit, Measured, measured
+from nanguard.errors import UsageError
+from nanguard.guard.event import Event
+from nanguard.guard.fit import GuardedFit
 from nanguard.guard.journal import HOOKS, THREAD, Journal
 from nanguard.guard.keeping import Keeping
-from nanguard.guard.rollback import Rollback
-from nanguard.guard.spikes import LayerNorms, SpikeDetector
+from nanguard.guard.loop import guarded_step
+from nanguard.guard.measured import Measured, measurements
+from nanguard.guard.reactions import ACTIONS, OnNonfinite, Reactions
 from nanguard.guard.teller import Lines, say
 from nanguard.guard.updater import Updater
-
-_ACTIONS = ("skip", "rollback", "raise")
-OnNonfinite = str | Callable[[Event], str | None]
 
 
 class Guard(keras.callbacks.Callback):  # type: ignore[misc]
@@ -67,9 +63,11 @@ class Guard(keras.callbacks.Callback):  # type: ignore[misc]
         num_explained: Refused steps that are run again and explained, `>= 0`. 3: each takes a second or more, and the
             reasons repeat themselves.
         snapshot_every: Steps between two snapshots in memory, for "rollback".
-        max_rollbacks: Rollbacks before the training is stopped.
-        backoff: What the learning rate is multiplied by at each rollback, `0 < backoff <= 1`.
-        warmup: Steps over which the learning rate grows back after a rollback.
+        max_rollbacks: Rollbacks in a row, with fewer than `snapshot_every` steps between them, before the training is
+            stopped.
+        backoff: Ratio of one learning rate to the next that is tried after a divergence, `0 < backoff <= 1`. At 1 the
+            rate stays as it is.
+        warmup: Steps over which a lowered rate grows back where the batches are not at hand to try rates on.
         verbose: Whether to print a line when it acts and a summary at the end, to stderr.
 
     Raises:
@@ -106,9 +104,9 @@ class Guard(keras.callbacks.Callback):  # type: ignore[misc]
         verbose: bool = True,
     ) -> None:
         super().__init__()
-        if not callable(on_nonfinite) and on_nonfinite not in _ACTIONS:
+        if not callable(on_nonfinite) and on_nonfinite not in ACTIONS:
             raise UsageError(
-                f"`on_nonfinite` must be one of {', '.join(_ACTIONS)}, or a function. Received: {on_nonfinite!r}."
+                f"`on_nonfinite` must be one of {', '.join(ACTIONS)}, or a function. Received: {on_nonfinite!r}."
             )
         for name, value, least in (
             ("max_in_row", max_in_row, 1), ("num_explained", num_explained, 0), ("snapshot_every", snapshot_every, 1),
@@ -118,38 +116,43 @@ class Guard(keras.callbacks.Callback):  # type: ignore[misc]
                 raise UsageError(f"`{name}` must be at least {least}. Received: {name}={value}.")
         if not 0 < backoff <= 1:
             raise UsageError(f"`backoff` must lie in (0, 1]. Received: backoff={backoff}.")
-        self.on_nonfinite = on_nonfinite
-        self.max_in_row = max_in_row
         self.verbose = verbose
-        self.events: list[Event] = []  # what happened, oldest first
-        self.num_skipped = 0
-        self.num_not_reproducible = 0
         self._updater = Updater(clipping.get(clip))
-        self._keeping = Keeping(quarantine if quarantine is not True else "nanguard-quarantine", num_explained)
-        self._spikes = SpikeDetector()
-        self._layers = LayerNorms()
-        self._rollback: Rollback | None = None
-        self._rollback_options: dict[str, Any] = {
-            "every": snapshot_every, "limit": max_rollbacks, "factor": backoff, "warmup": warmup,
-        }  # fmt: skip
+        self._reactions = Reactions(
+            self._updater,
+            Keeping(quarantine if quarantine is not True else "nanguard-quarantine", num_explained),
+            on_nonfinite=on_nonfinite,
+            max_in_row=max_in_row,
+            lines=Lines(is_silent=not verbose),
+            rollback_options={
+                "every": snapshot_every, "limit": max_rollbacks, "factor": backoff, "warmup": warmup,
+            },
+        )  # fmt: skip
         self._fit: GuardedFit | None = None
         self._optimizer = optimizer
-        self._epoch: int | None = None
-        self._batch = 0
-        self._in_row = 0
-        self._is_muted = False
-        self._lines = Lines(is_silent=not verbose)
         self._skipped_before = 0  # in earlier epochs
-        self._overflows = 0
-        self._last_norm, self._last_clip = 0.0, 1.0
         self._good_logs: dict[str, Any] = {}
         self._has_good_logs = False  # from this epoch
-        self._steps = 0
         if model is not None:
             self.set_model(model)
             self._optimizer = optimizer if optimizer is not None else getattr(model, "optimizer", None)
             HOOKS.acquire()
             weakref.finalize(self, HOOKS.release)
+
+    @property
+    def events(self) -> list[Event]:
+        """What happened, oldest first."""
+        return self._reactions.events
+
+    @property
+    def num_skipped(self) -> int:
+        """Steps that were refused."""
+        return self._reactions.num_skipped
+
+    @property
+    def num_not_reproducible(self) -> int:
+        """Those of them that were finite when they were run again."""
+        return self._reactions.num_not_reproducible
 
     # -- a loop of one's own
 
@@ -168,6 +171,7 @@ class Guard(keras.callbacks.Callback):  # type: ignore[misc]
         """
         if self._optimizer is None:
             raise UsageError("`apply` needs an optimizer: nanguard.Guard(model, optimizer).")
+        self._refuse_rollback("`apply` sees the end of a step alone")
         variables = list(variables if variables is not None else self.model.trainable_variables)
         journal = THREAD.journal
         if journal is None or not journal.awaits_update():
@@ -179,71 +183,69 @@ class Guard(keras.callbacks.Callback):  # type: ignore[misc]
         if tf.executing_eagerly():
             self._after_eager_step(journal, batch)
         else:
-            self._updater.tell(made, self._on_refused_in_graph)
+            self._updater.tell(made, self._reactions.refused_in_graph)
         return made
 
     def step(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """Makes a whole step function leave nothing behind when it is refused: also metrics, and several optimizers.
 
-        Put it inside of `tf.function`: `tf.function(guard.step(train_step))`.
+        Around a `tf.function` or a plain function it has all that there is in `fit`, under XLA too: each call is a
+        step, its arguments are the batch, a refused step is kept and explained, and "rollback" goes back. The step may
+        call `strategy.run`, and write weights by hand. Inside of a `tf.function`, as in a loop over a whole data set,
+        refused steps are counted and told.
 
         Args:
             function: A step: forward pass, gradients, updates, metrics.
 
         Returns:
             The function, guarded; it gives what the plain one gives.
+
+        Example:
+
+        >>> weight, optimizer = keras.Variable([1.0]), keras.optimizers.SGD(0.5)
+        >>> @tf.function
+        ... def train_step(x):
+        ...     with tf.GradientTape() as tape:
+        ...         loss = tf.reduce_sum(weight.value * x)
+        ...     optimizer.apply(tape.gradient(loss, [weight]), [weight])
+        ...     return loss
+        >>> guard = ng.Guard(quarantine=None, verbose=False)
+        >>> guarded = guard.step(train_step)
+        >>> for x in (1.0, float("nan"), 1.0):
+        ...     loss = guarded(tf.constant([x]))
+        >>> weight.numpy(), guard.num_skipped
+        (array([0.], dtype=float32), 1)
         """
+        return guarded_step(function, self._updater, self._reactions)
 
-        def step(*args: Any, **kwargs: Any) -> Any:
-            result, journal = self._updater.run(function, *args, **kwargs)
-            if tf.executing_eagerly():
-                self._after_eager_step(journal, args)
-            elif journal.verdict is not None:
-                self._updater.tell(journal.verdict, self._on_refused_in_graph)
-            return result
+    def _refuse_rollback(self, why: str) -> None:
+        if self._reactions.on_nonfinite == "rollback":
+            raise UsageError(
+                f'on_nonfinite="rollback" needs the whole step from outside, and {why}. '
+                "Put the guard around it: train_step = guard.step(train_step)."
+            )
 
-        step.__name__ = getattr(function, "__name__", "step")
-        return step
-
-    def _after_eager_step(self, journal: Any, batch: Any) -> None:
+    def _after_eager_step(self, journal: Journal, batch: Any) -> None:
         if journal.verdict is None or bool(journal.verdict):
-            self._in_row = 0
+            self._reactions.in_row = 0
             return
-        numbers = self._numbers(journal)
+        numbers = Measured.of(measurements(journal, self._updater.counters()))
         if numbers.skipped != self.num_skipped:
-            self._refused(numbers, batch, None)
-        self._overflows = numbers.overflows
-
-    def _on_refused_in_graph(self) -> None:
-        ledger = self._updater.ledger
-        assert ledger is not None
-        self._overflows = int(ledger.overflows.numpy())
-        if int(ledger.skipped.numpy()) == self.num_skipped:
-            return  # scaled gradients overflowed, and their optimizer has seen to it
-        # Steps that go ahead call nobody here: only the counter in the graph knows of them.
-        self._in_row = int(ledger.in_row.numpy()) - 1
-        self._refused(Measured(math.nan, math.nan, 1.0, int(ledger.skipped.numpy()), 0), None, None)
-
-    def _numbers(self, journal: Any) -> Measured:
-        ledger = self._updater.ledger
-        assert ledger is not None
-        loss = 0.0 if journal.loss is None else float(journal.loss)
-        norm = 0.0 if journal.grad_norm is None else float(journal.grad_norm)
-        return Measured(loss, norm, 1.0, int(ledger.skipped.numpy()), int(ledger.overflows.numpy()))
+            self._reactions.refused(numbers, batch, None)
+        self._reactions.overflows = numbers.overflows
 
     # -- inside of fit
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Takes the place of the model's train function."""
-        if self._updater.rate is None and (self.on_nonfinite == "rollback" or callable(self.on_nonfinite)):
-            self._rollback = Rollback(self._everything, **self._rollback_options)
-            self._updater.rate = self._rollback.rate
-        self._build_optimizer()
+        self._reactions.prepare_to_roll_back(lambda: self._fit.variables())  # type: ignore[union-attr]
         if self._fit is None or self._fit.model is not self.model or self._fit.is_stale():
             self._fit = GuardedFit(self.model, self._updater, self._run_step)
+        self._build_optimizer()
         self._fit.attach()
         seams.keep_log_keys(self.model, "nanguard/")
-        self._keeping.begin(training.calling_fit())
+        given = training.calling_fit()
+        self._fit.given = tuple(given[name] for name in ("x", "y", "sample_weight") if given.get(name) is not None)
 
     def _build_optimizer(self) -> None:
         """Makes the slots before the first step, as it would itself.
@@ -257,7 +259,7 @@ class Guard(keras.callbacks.Callback):  # type: ignore[misc]
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Counts anew, as Keras's metrics do."""
-        self._epoch, self._batch = epoch, 0
+        self._reactions.epoch, self._reactions.batch = epoch, 0
         self._skipped_before = self.num_skipped
         self._has_good_logs = False
 
@@ -270,206 +272,62 @@ class Guard(keras.callbacks.Callback):  # type: ignore[misc]
     def _leave(self) -> None:
         if self._fit is not None:
             self._fit.detach()
+            self._fit.given = ()
         seams.forget_log_keys(self.model)
-        self._keeping.end()
-        self._epoch = None
+        self._reactions.epoch = self._reactions.batch = None
 
     @contextlib.contextmanager
     def nanguard_muted(self) -> Iterator[None]:
         """While it is open steps are run and nothing follows from them: a checkpoint is about to set their state."""
-        self._is_muted = True
+        self._reactions.is_muted = True
         try:
             yield
         finally:
-            self._is_muted = False
+            self._reactions.is_muted = False
 
-    def _run_step(self, run: Callable[[Any], dict[str, Any]], batch: Any) -> dict[str, Any]:
+    def _run_step(self, batch: Any) -> dict[str, Any]:
         """Runs one step of `fit`, and what follows from it."""
-        if self._is_muted:
-            logs = run(batch)
-            measured(logs)
-            return logs
+        reactions = self._reactions
+        assert self._fit is not None
         try:
-            if self._rollback is not None:
-                self._rollback.before_step(self._steps)
-            logs = run(batch)
-            numbers = measured(logs)
-            if numbers is None:
-                return logs
-            self._steps += 1
-            if numbers.overflows != self._overflows:
-                self._overflows = numbers.overflows
-                logs = self._mended(logs)
-            elif numbers.skipped != self.num_skipped:
-                # What a step gives of its metrics may be from before they were put back.
-                logs = {**logs, **self._good_logs} if self._has_good_logs else self._mended(logs)
-                self._refused(numbers, batch, run)
-            else:
-                self._good_logs, self._has_good_logs = dict(logs), True
-                self._went_ahead(numbers, batch, run)
-            self._batch += 1
+            logs, went_ahead = reactions.run(self._fit, batch)
         except BaseException:
             self._leave()
             raise
+        if went_ahead is None:
+            return logs  # type: ignore[no-any-return]
+        if went_ahead:
+            self._good_logs, self._has_good_logs = dict(logs), True
+        else:
+            # What a step gives of its metrics may be from before they were put back.
+            logs = {**logs, **self._good_logs} if self._has_good_logs else self._mended(logs)
+        assert reactions.batch is not None
+        reactions.batch += 1
         logs["nanguard/skipped"] = float(self.num_skipped - self._skipped_before)
-        logs["nanguard/grad_norm"] = self._last_norm
-        logs["nanguard/clip"] = self._last_clip
-        return logs
+        logs["nanguard/grad_norm"] = reactions.last_norm
+        logs["nanguard/clip"] = reactions.last_clip
+        return logs  # type: ignore[no-any-return]
 
     def _mended(self, logs: dict[str, Any]) -> dict[str, Any]:
         """The logs without what is not finite in them."""
         return {key: value if _is_finite(value) else self._good_logs.get(key, value) for key, value in logs.items()}
 
-    def _went_ahead(self, numbers: Measured, batch: Any, run: Any) -> None:
-        self._in_row = 0
-        self._last_norm, self._last_clip = numbers.grad_norm, numbers.clip
-        spike = self._spikes.observe(numbers.loss, numbers.grad_norm)
-        diverges = False
-        if self._rollback is not None:
-            diverges = self._rollback.diverges(numbers.loss, numbers.grad_norm)
-            self._rollback.after_step(batch)
-        if spike is not None or diverges:
-            reason: Reason = "divergence" if spike is None or spike.what == "divergence" else "spike"
-            event = Event(reason, self._iterations(), self._epoch, self._batch, (), numbers.loss, numbers.grad_norm)
-            event.norms = dict(zip(self._updater.names(), numbers.norms, strict=False))
-            event.grown = tuple(self._layers.grown(list(event.norms), list(event.norms.values())))
-            event.action = "rollback" if self.on_nonfinite == "rollback" else "none"
-            if callable(self.on_nonfinite):
-                event.action = self._asked(event, "none")
-            self._act(event, batch, run, num_offending=1)
-        else:
-            self._layers.observe(numbers.norms)
-
-    def _refused(self, numbers: Measured, batch: Any, run: Any) -> None:
-        self.num_skipped = numbers.skipped
-        self._in_row += 1
-        event = Event(
-            "nonfinite", self._iterations(), self._epoch, self._batch if self._epoch is not None else None,
-            self._updater.places(), numbers.loss, numbers.grad_norm, norms=self._updater.norms(), in_row=self._in_row,
-        )  # fmt: skip
-        event.corrupt = self._corrupt()
-        self._keeping.investigate(event, batch, self._fit if run is not None else None, self._everything())
-        if event.reproduced is False:
-            self.num_not_reproducible += 1
-        event.action = "skip" if callable(self.on_nonfinite) else self.on_nonfinite  # type: ignore[assignment]
-        if callable(self.on_nonfinite):
-            event.action = self._asked(event, "skip")
-        if self._in_row >= self.max_in_row and event.action != "raise":
-            event.action = "raise"
-        self._act(event, batch, run)
-
-    def _asked(self, event: Event, default: Action) -> Action:
-        answer = self.on_nonfinite(event)  # type: ignore[operator]
-        if answer is None:
-            return default
-        if answer not in _ACTIONS:
-            raise UsageError(f"`on_nonfinite` must return one of {', '.join(_ACTIONS)}, or None. Received: {answer!r}.")
-        return cast(Action, answer)
-
-    def _act(self, event: Event, batch: Any, run: Any, num_offending: int = 0) -> None:
-        self.events.append(event)
-        again: list[Any] = []
-        if event.action == "rollback":
-            if self._rollback is None or run is None:
-                event.action = "skip"  # there is nothing to go back to
-            elif self._rollback.is_exhausted():
-                event.action = "raise"
-            elif event.reason == "nonfinite" and event.in_row == 1 and not event.corrupt:
-                event.action = "skip"  # one bad batch is no divergence: refusing it is enough
-            else:
-                # A weight that something else has broken is no fault of the batch, nor of the learning rate.
-                snapshot, again = self._rollback.go_back(num_offending, is_rate_kept=bool(event.corrupt))
-                again += [batch] if event.corrupt and batch is not None else []
-                self._in_row = 0
-                if snapshot is None:
-                    event.action = "skip"
-        if event.action == "raise":
-            raise NonFiniteError(self._diagnosed(event))
-        self._lines.add(event.headline())
-        for healthy in again:
-            logs = run(healthy)
-            numbers = measured(logs)
-            if numbers is not None:
-                self.num_skipped = numbers.skipped
-                self._rollback.after_step(healthy)  # type: ignore[union-attr]
-
-    def _diagnosed(self, event: Event) -> str:
-        lines = [event.headline()]
-        if event.reason == "nonfinite" and event.in_row >= self.max_in_row:
-            lines[0] += f": {event.in_row} steps in a row were not finite, and none of them was applied"
-        elif self._rollback is not None and self._rollback.is_exhausted():
-            lines[0] += f": {self._rollback.attempts} rollbacks did not help"
-        lines += self._keeping.advice(event, self.events)
-        return "\n".join(lines)
-
-    def _everything(self) -> list[Any]:
-        """All variables of the training."""
-        found = [*self.model.variables]
-        for optimizer in self._updater.optimizers or [self.model.optimizer]:
-            found += script_variables.optimizer_variables(optimizer)
-        for metric in self.model.metrics:
-            found += metric.variables
-        return list({id(v): v for v in found}.values())
-
-    def _corrupt(self) -> tuple[str, ...]:
-        """Variables that are not finite though no step left them so: something else has written them."""
-        if self.model is None or not tf.executing_eagerly():
-            return ()
-        metrics = {id(variable) for metric in self.model.metrics for variable in metric.variables}
-        return tuple(
-            getattr(variable, "path", variable.name)
-            for variable in self._everything()
-            if id(variable) not in metrics
-            and not bool(flag.are_finite([tf.convert_to_tensor(script_variables.local(variable))]))
-        )
-
-    def _iterations(self) -> int:
-        optimizer = next(iter(self._updater.optimizers), None)
-        return 0 if optimizer is None else int(tf.convert_to_tensor(optimizer.iterations))
-
     # -- what it tells
 
     def summary(self) -> str:
         """What the guard did, in one line."""
-        parts = [f"{self._steps} steps, {self.num_skipped} skipped"]
-        if self.num_not_reproducible:
-            parts.append(f"{self.num_not_reproducible} of them not reproducible")
-        if self._overflows:
-            parts.append(f"{self._overflows} overflows of scaled gradients")
-        if self._rollback is not None and self._rollback.attempts:
-            parts.append(f"{self._rollback.attempts} rollbacks")
-        causes = sorted({event.incident.cause for event in self.events if getattr(event.incident, "cause", None)})
-        if causes:
-            parts.append("causes: " + ", ".join(causes))
-        return ", ".join(parts) + self._keeping.summary()
+        return self._reactions.summary()
 
     # -- what a checkpoint keeps
 
     def nanguard_state(self) -> dict[str, Any]:
         """The guard's own statistics, as JSON."""
-        return {
-            "num_skipped": self.num_skipped,
-            "num_not_reproducible": self.num_not_reproducible,
-            "skipped_before": self._skipped_before,
-            "in_row": self._in_row,
-            "overflows": self._overflows,
-            "steps": self._steps,
-            "last": [self._last_norm, self._last_clip],
-            "spikes": self._spikes.state(),
-            "rollback": None if self._rollback is None else self._rollback.state(),
-        }
+        return {**self._reactions.state(), "skipped_before": self._skipped_before}
 
     def restore_nanguard_state(self, state: dict[str, Any]) -> None:
         """Takes up what `nanguard_state` gave."""
-        self.num_skipped = int(state["num_skipped"])
-        self.num_not_reproducible = int(state["num_not_reproducible"])
         self._skipped_before = int(state["skipped_before"])
-        self._in_row, self._overflows = int(state["in_row"]), int(state["overflows"])
-        self._steps = int(state["steps"])
-        self._last_norm, self._last_clip = state["last"]
-        self._spikes.restore(state["spikes"])
-        if self._rollback is not None and state["rollback"] is not None:
-            self._rollback.restore(state["rollback"])
+        self._reactions.restore(state)
 
     @property
     def nanguard_variables(self) -> list[Any]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from nanguard.backend import execution
+from nanguard.backend import execution, updates
 from nanguard.backend.values import is_finite
 from nanguard.capture import Capture, Named, RecordedStep, Targets, TracedStep
 from nanguard.guard import source
@@ -216,8 +216,7 @@ class Captures:
 
 
 def _iterations(optimizer: Any) -> int:
-    inner = getattr(optimizer, "inner_optimizer", optimizer)  # in Keras 3.6 a loss scale leaves its own count at 0
-    return int(tf.convert_to_tensor(inner.iterations).numpy())
+    return int(tf.convert_to_tensor(updates.iterations(optimizer)).numpy())
 
 
 def _iterations_in(optimizer: Any, snapshot: dict[int, Any], otherwise: int) -> int:

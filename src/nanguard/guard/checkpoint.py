@@ -15,9 +15,9 @@ import keras
 import tensorflow as tf
 
 import nanguard
-from nanguard.backend import seams, training
+from nanguard.backend import random, seams, training
 from nanguard.errors import UsageError
-from nanguard.guard import _bystanders, _folders, _plain, _random, _resume, _states
+from nanguard.guard import _bystanders, _folders, _plain, _resume, _states
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
@@ -213,7 +213,7 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]
                 "To begin anew, give another directory."
             )
         _states.put(groups, wanted, tensors)
-        _random.put(_plain.decode(record["random"]))
+        random.restore_plain(_plain.decode(record["random"]))
         place = record["position"]
         extra = _plain.decode(record.get("extra"))
         return Position(place["step"], place["epoch"], place["batch"], record["finished"], extra)
@@ -243,7 +243,7 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]
             "versions": _versions(),
             **record,
             "seed": training.global_seed(),
-            "random": _plain.encode(_random.state()),
+            "random": _plain.encode(random.plain_state()),
             "variables": snapshot.entries,
         }
         return _folders.write(self.directory, whole, snapshot.write, self.keep)

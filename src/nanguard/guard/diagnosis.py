@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import tensorflow as tf
@@ -15,6 +16,21 @@ from nanguard.guard import variables as script_variables
 # How a capture is explained. The replay is below the guard in the house, so whoever brings the two together says it.
 explain: Callable[[Capture], Any] | None = None
 describe: Callable[[Any], str] | None = None
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A call of Keras's `fit`.
+
+    Args:
+        model: Its model.
+        epoch: The epoch under way, from 0.
+        given: The arrays or data set that it was given.
+    """
+
+    model: Any
+    epoch: int | None
+    given: tuple[Any, ...]
 
 
 class _Seen(BaseException):
@@ -33,41 +49,30 @@ class _Watch:
         raise _Seen
 
 
-def run_again(
-    model: Any, step: Callable[[Any], Any], batch: Any, variables: list[Any], *, epoch: int | None, fit: dict[str, Any]
-) -> Capture | None:
+def run_again(step: Callable[[], Any], variables: list[Any], *, fit: Fit | None = None) -> Capture | None:
     """Runs a step again under the watch, and puts back all that it writes.
 
     Args:
-        model: The model.
-        step: Its own train step.
-        batch: What the step was given.
+        step: Runs the plain step.
         variables: All variables that it may write.
-        epoch: The epoch of `fit`.
-        fit: What `fit` was given: `args` and `kwargs`.
+        fit: The `fit` that it is a part of, or None.
 
     Returns:
         The capture, or None if all is finite this time.
     """
     watch = _Watch()
     attached = hooks.Hooks(watch)
-    attached.begin_fit(model, epoch, fit)
+    if fit is not None:
+        attached.begin_fit(fit.model, fit.epoch, {"args": fit.given})
     held = [
         (component.handle, component.read_value())
         for variable in variables
         for component in script_variables.components(script_variables.raw(variable))
     ]
-
-    def run(data: Any) -> Any:
-        return model.distribute_strategy.run(step, args=(data,))
-
     try:
         attached.install_tensorflow()
         attached.install_keras()
-        if model.run_eagerly:
-            run(batch)
-        else:
-            tf.function(run, autograph=False)(batch)
+        step()
     except _Seen:
         pass
     except (tf.errors.OpError, NanguardError, ValueError, TypeError) as error:

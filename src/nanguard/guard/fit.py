@@ -4,39 +4,21 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import tensorflow as tf
 
 from nanguard.backend import dispatch, seams
+from nanguard.guard import diagnosis
+from nanguard.guard import variables as script_variables
+from nanguard.guard.event import Event
+from nanguard.guard.measured import Measured, measurements
 from nanguard.guard.updater import Updater
 
 KEY = "nanguard"  # under which a step's measurements travel among its logs
 
 
-@dataclass(frozen=True)
-class Measured:
-    """What one step measured of itself.
-
-    Args:
-        loss: The loss of the batch alone.
-        grad_norm: L2 norm of all gradients together, before they were clipped.
-        clip: The smallest factor by which a gradient was multiplied.
-        skipped: Steps that were refused since training began, this one included.
-        overflows: Steps that the loss scale optimizer skipped.
-        norms: L2 norm of each gradient, in the order of `Updater.names`.
-    """
-
-    loss: float
-    grad_norm: float
-    clip: float
-    skipped: int
-    overflows: int
-    norms: tuple[float, ...] = ()
-
-
-Step = Callable[[Any, Any], dict[str, Any]]
+Step = Callable[[Any], dict[str, Any]]
 
 
 class GuardedFit:
@@ -45,18 +27,21 @@ class GuardedFit:
     Args:
         model: The compiled model.
         updater: Makes the updates.
-        on_step: Called for every batch with a function that runs the step on it and gives its logs, and the batch,
-            which is None where only the device knows it; gives the logs.
+        on_step: Called for every batch, which is None where only the device knows it; runs the step on it, and gives
+            the logs.
     """
 
     def __init__(self, model: Any, updater: Updater, on_step: Step) -> None:
         self.model = model
+        self.given: tuple[Any, ...] = ()  # what `fit` trains on
         self.plain_step = model.train_step
         self.plain_function = model.train_function
         self._updater = updater
         updater.makes_one_update = seams.is_keras_step(model)
         self._on_step = on_step
         self._function: Any = None
+        self._call: Callable[[Any], dict[str, Any]] | None = None
+        self._traced: Any = None  # the step as a `tf.function` of the batch, where there is one
 
     def is_stale(self) -> bool:
         """Whether the model was compiled anew since."""
@@ -85,32 +70,54 @@ class GuardedFit:
         ledger = self._updater.ledger
         if not isinstance(logs, dict) or ledger is None:
             return logs
-        one, zero = tf.ones([]), tf.zeros([])
-        measured = [
-            zero if journal.loss is None else journal.loss,
-            zero if journal.grad_norm is None else journal.grad_norm,
-            one if journal.clip is None else journal.clip,
-            tf.cast(ledger.skipped.read_value(), tf.float32),
-            tf.cast(ledger.overflows.read_value(), tf.float32),
-        ]
-        return {**logs, KEY: tf.concat([tf.stack(measured), *journal.half_squares], 0)}
+        return {**logs, KEY: measurements(journal, ledger)}
+
+    def prepare(self, batch: Any) -> None:
+        """Traces the step, which makes what variables it makes. Under a strategy Keras has made them."""
+        if self._traced is not None and batch is not None and self.model.distribute_strategy.num_replicas_in_sync == 1:
+            self._traced.get_concrete_function(batch)
+
+    def run(self, batch: Any) -> tuple[dict[str, Any], Measured | None]:
+        """Runs the step on a batch; gives its logs, and what it measured if it made an update that could be seen."""
+        assert self._call is not None
+        logs = self._call(batch)
+        numbers = logs.pop(KEY, None)
+        return logs, None if numbers is None else Measured.of(numbers)
+
+    def again(self, batch: Any) -> Any:
+        """Runs the plain step on a batch, on each replica on its part."""
+        return self.model.distribute_strategy.run(self.plain_step, args=(batch,))
+
+    def capture(self, batch: Any, event: Event) -> Any:
+        """Runs the plain step again under the watch; gives the capture, or None if all is finite this time."""
+        again = self.again if self.model.run_eagerly else tf.function(self.again, autograph=False)
+        fit = diagnosis.Fit(self.model, event.epoch, self.given)
+        return diagnosis.run_again(lambda: again(batch), self.variables(), fit=fit)
+
+    def variables(self) -> list[Any]:
+        """All variables of the training."""
+        found = [*self.model.variables]
+        for optimizer in self._updater.optimizers or [self.model.optimizer]:
+            found += script_variables.optimizer_variables(optimizer)
+        for metric in self.model.metrics:
+            found += metric.variables
+        found += self._updater.clip_variables
+        return list({id(v): v for v in found}.values())
 
     def _wrapped(self, function: Any) -> Any:
         model = self.model
-        strategy = model.distribute_strategy
-        if strategy is not None and strategy.num_replicas_in_sync > 1:
-            return lambda iterator: self._on_step(lambda _: function(iterator), None)
         direct = seams.direct_train_function(model, function)
         if direct is function:  # the batches are pulled inside a graph
-            return lambda iterator: self._on_step(lambda _: function(iterator), None)
+            return self._pulled_in_graph(function)
 
-        step = None if model.run_eagerly else dispatch.traced_step(function)
-        run = (lambda batch: direct(iter((batch,)))) if step is None else dispatch.Shortcut(direct, step)
+        self._traced = step = None if model.run_eagerly else dispatch.traced_step(function)
+        self._call = (lambda batch: direct(iter((batch,)))) if step is None else dispatch.Shortcut(direct, step)
+        pulled = seams.puller()
 
         def train_function(iterator: Iterator[Any]) -> Any:
             logs = None
-            for batch in itertools.islice(iterator, model.steps_per_execution):
-                logs = self._on_step(run, batch)
+            for batch in itertools.islice(pulled(iterator), model.steps_per_execution):
+                logs = self._on_step(batch)
             if logs is None:
                 raise StopIteration
             return logs
@@ -118,12 +125,9 @@ class GuardedFit:
         train_function.is_nanguards = True  # type: ignore[attr-defined]
         return train_function
 
+    def _pulled_in_graph(self, function: Any) -> Any:
+        def train_function(iterator: Iterator[Any]) -> Any:
+            self._call = lambda _: function(iterator)
+            return self._on_step(None)
 
-def measured(logs: dict[str, Any]) -> Measured | None:
-    """Takes a step's measurements out of its logs; None if it made no update that could be seen."""
-    numbers = logs.pop(KEY, None)
-    if numbers is None:
-        return None
-    loss, grad_norm, clip, skipped, overflows, *half_squares = numbers.numpy().tolist()
-    norms = tuple([(2.0 * half) ** 0.5 for half in half_squares])
-    return Measured(loss, grad_norm, clip, int(skipped), int(overflows), norms)
+        return train_function

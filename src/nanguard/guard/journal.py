@@ -20,6 +20,8 @@ from nanguard.guard import flag
 from nanguard.guard import variables as script_variables
 
 Update = Callable[..., Any]
+# Takes this journal and a function; gives the guarded one, and what to do with what it gives on all replicas.
+OnReplica = Callable[["Journal", Any], tuple[Any, Callable[[Any, Any], Any]]]
 
 
 class Entry:
@@ -56,18 +58,25 @@ class Journal:
         update: Makes the updates of a whole step: called with the plain `apply`, the optimizer, the gradients, the
             variables and this journal. None for a journal that does not know where the step ends.
         has_several_updates: Whether an eager step is known to make several. A traced step notes for itself.
+        on_replica: Makes of a function that a strategy is to run on its replicas one that guards it on each of them.
     """
 
-    def __init__(self, update: Update | None = None, *, has_several_updates: bool = False) -> None:
+    def __init__(
+        self, update: Update | None = None, *, has_several_updates: bool = False, on_replica: OnReplica | None = None
+    ) -> None:
         self.update = update
+        self.on_replica = on_replica
         self.is_whole = update is not None
         self.has_several_updates = has_several_updates
         self.has_one_update = False  # whether it is known to make no more
         self.graph = graphs.current()
         self.entries: dict[int, Entry] = {}
         self.losses: list[Any] = []
+        self.grads: list[Any] = []  # what the tapes of the step gave for variables
+        self.measured: Any = None  # the measurements of its replicas together
         self.verdict: Any = None  # whether the updates so far went ahead: a bool, or a tensor of this graph
         self.updated: list[Entry] = []  # what the updates so far have written
+        self.later: list[Entry] = []  # what was written after them
         self.loss: Any = None
         self.grad_norm: Any = None
         self.half_squares: list[Any] = []  # of the updates so far, one vector each: of their gradients, unscaled
@@ -166,10 +175,12 @@ def _identity(handle: Any) -> int:
 
 
 @contextlib.contextmanager
-def whole_step(update: Update, *, has_several_updates: bool = False) -> Iterator[Journal]:
+def whole_step(
+    update: Update, *, has_several_updates: bool = False, on_replica: OnReplica | None = None
+) -> Iterator[Journal]:
     """A journal around a whole step function, whose updates are made by `update`."""
     before = THREAD.journal
-    journal = THREAD.journal = Journal(update, has_several_updates=has_several_updates)
+    journal = THREAD.journal = Journal(update, has_several_updates=has_several_updates, on_replica=on_replica)
     try:
         with HOOKS.installed():
             yield journal
@@ -224,6 +235,9 @@ class Hooks:
         self._patch(seams.keras_optimizer_class(), "apply", _wrap_apply)
         self._patch(seams.keras_loss_scale_class(), "apply", _wrap_apply)
         self._patch(seams.keras_loss_scale_class(), "scale_loss", _wrap_scale_loss)
+        for kind in tf.distribute.Strategy.__mro__:
+            if "run" in vars(kind):
+                self._patch(kind, "run", _wrap_run)
 
     def _patch(self, owner: Any, name: str, wrap: Callable[[Any], Any]) -> None:
         original = owner.__dict__[name]
@@ -241,6 +255,17 @@ def _wrap_apply(apply: Any) -> Any:
             return apply(optimizer, grads, trainable_variables)
         variables = trained(optimizer, trainable_variables)
         return journal.update(functools.partial(apply, optimizer), optimizer, list(grads), variables, journal)
+
+    return wrapped
+
+
+def _wrap_run(run: Any) -> Any:
+    def wrapped(strategy: Any, fn: Any, args: Any = (), kwargs: Any = None, options: Any = None) -> Any:
+        journal = THREAD.journal
+        if THREAD.is_busy or journal is None or journal.on_replica is None:
+            return run(strategy, fn, args, kwargs, options)
+        guarded, gather = journal.on_replica(journal, fn)
+        return gather(strategy, run(strategy, guarded, args, kwargs, options))
 
     return wrapped
 
@@ -274,6 +299,7 @@ def _wrap_enter(enter: Any) -> Any:
 def _wrap_gradient(gradient: Any) -> Any:
     def wrapped(tape: Any, target: Any, sources: Any, *args: Any, **kwargs: Any) -> Any:
         journal = THREAD.journal
+        is_step = False
         if journal is not None and not THREAD.is_busy and journal.is_open():
             is_step = any(script_variables.is_variable(source) for source in tf.nest.flatten(sources))
             if is_step:
@@ -284,7 +310,10 @@ def _wrap_gradient(gradient: Any) -> Any:
                     if isinstance(loss, tf.Tensor) and flag.holds_floats(loss):
                         journal.losses.append(loss)
                 THREAD.unscaled.clear()
-        return gradient(tape, target, sources, *args, **kwargs)
+        grads = gradient(tape, target, sources, *args, **kwargs)
+        if is_step and journal.is_whole and graphs.current() is journal.graph:  # type: ignore[union-attr]
+            journal.grads += [grad for grad in tf.nest.flatten(grads) if grad is not None]  # type: ignore[union-attr]
+        return grads
 
     return wrapped
 
@@ -313,6 +342,7 @@ def _wrap_write(write: Any) -> Any:
         local = script_variables.local(variable)
         with busy():
             entry = Entry(local, local.read_value(), kind)
+            journal.later.append(entry)
             result = write(variable, value, *args, **kwargs)
             flag.branch(journal.verdict, lambda: None, entry.put_back)
         return result

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
 from nanguard import capture_file
-from nanguard.backend.values import array, is_finite
 from nanguard.errors import NanguardError
 from nanguard.guard import diagnosis, source
+from nanguard.guard.batches import bad_rows
 from nanguard.guard.event import Event
-from nanguard.guard.fit import GuardedFit
 from nanguard.guard.quarantine import Quarantine
 
 
@@ -32,23 +31,19 @@ class Keeping:
         self.num_explained = num_explained
         self.num_lost = 0  # batches that only the device has seen
         self._quarantine: Quarantine | None = None
-        self._fit: dict[str, Any] = {}
 
-    def begin(self, fit: dict[str, Any]) -> None:
-        """Notes what the `fit` that begins was given."""
-        given = [fit[name] for name in ("x", "y", "sample_weight") if fit.get(name) is not None]
-        self._fit = {"args": tuple(given)}
+    def investigate(self, event: Event, batch: Any, again: Callable[[], Any] | None) -> None:
+        """Finds out about a refused step, and keeps it; fills in the event.
 
-    def end(self) -> None:
-        """Lets go of it."""
-        self._fit = {}
-
-    def investigate(self, event: Event, batch: Any, fit: GuardedFit | None, variables: list[Any]) -> None:
-        """Finds out about a refused step, and keeps it; fills in the event."""
+        Args:
+            event: What is known of it.
+            batch: What it was run on, or None where only the device knows it.
+            again: Runs it once more under the watch, and gives the capture; None where that cannot be.
+        """
         capture = None
-        if fit is not None and batch is not None and self.num_explained > 0 and not event.corrupt:
+        if again is not None and batch is not None and self.num_explained > 0 and not event.corrupt:
             self.num_explained -= 1
-            capture = diagnosis.run_again(fit.model, fit.plain_step, batch, variables, epoch=event.epoch, fit=self._fit)
+            capture = again()
             event.reproduced = capture is not None
             if capture is not None:
                 capture.step = event.step
@@ -115,16 +110,3 @@ class Keeping:
         if self.num_lost:
             told += f"; {self.num_lost} batches could not be kept: only the device has seen them"
         return told
-
-
-def bad_rows(batch: Any) -> tuple[int, ...] | None:
-    """Rows of a batch that hold a NaN or an infinity; None if there are none."""
-    found: set[int] = set()
-    for leaf in tf.nest.flatten(batch):
-        if leaf is None or isinstance(leaf, (tf.RaggedTensor, tf.SparseTensor)):
-            continue
-        if not is_finite(leaf):
-            numbers = array(leaf)
-            if numbers.ndim:
-                found.update(np.flatnonzero(~np.isfinite(numbers.reshape(len(numbers), -1)).all(axis=1)).tolist())
-    return tuple(sorted(found)) or None

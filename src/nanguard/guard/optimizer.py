@@ -9,6 +9,7 @@ import keras
 import tensorflow as tf
 
 from nanguard import clipping
+from nanguard.backend import updates
 from nanguard.errors import UsageError
 from nanguard.guard.journal import HOOKS, THREAD, Journal
 from nanguard.guard.teller import Teller
@@ -137,7 +138,7 @@ class GuardedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
     @property
     def iterations(self) -> Any:
         """Updates that went ahead: the inner optimizer's counter."""
-        return self.inner_optimizer.iterations
+        return updates.iterations(self.inner_optimizer)
 
     @property
     def dynamic_scale(self) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,6 +32,17 @@ class Snapshot:
     nbytes: int
     tensors: list[tuple[Any, Any]] = field(repr=False)
     generators: random.RandomState = field(repr=False)
+
+    def write(self) -> None:
+        """Writes every value back to its variable."""
+        for component, value in self.tensors:
+            # Not `assign`: of one replica's variable a strategy allows it in some places only.
+            tf.raw_ops.AssignVariableOp(resource=component.handle, value=value)
+
+    def restore(self) -> None:
+        """Goes back to it: all values, and where the random numbers stood."""
+        self.write()
+        random.restore(self.generators)
 
 
 class Snapshots:
@@ -94,6 +105,10 @@ class Snapshots:
     def __len__(self) -> int:
         return len(self._ring)
 
+    def __iter__(self) -> Iterator[Snapshot]:
+        """The snapshots, oldest first."""
+        return iter(self._ring)
+
     @property
     def steps(self) -> list[int]:
         """The steps of the snapshots, oldest first."""
@@ -124,6 +139,26 @@ class Snapshots:
             once.
         """
         tensors = [(component, _read(component)) for component in self._components()]
+        return bool(tensors) and self.put(step, tensors, random.state(), extra, is_known_finite=is_known_finite)
+
+    def put(
+        self,
+        step: int,
+        tensors: list[tuple[Any, Any]],
+        generators: random.RandomState,
+        extra: Any = None,
+        *,
+        is_known_finite: bool = False,
+    ) -> bool:
+        """Takes a snapshot of values that the caller has: the arguments and the answer are those of `take`.
+
+        Args:
+            step: The step that comes next.
+            tensors: Pairs of a variable and its value.
+            generators: Where the global random generators stood.
+            extra: Anything to give back with it.
+            is_known_finite: Whether the caller has looked already.
+        """
         nbytes = sum(_nbytes(tensor) for _, tensor in tensors)
         if self.max_bytes is not None and nbytes > self.max_bytes:
             if not self._is_too_large:
@@ -131,13 +166,13 @@ class Snapshots:
                     f"no snapshots are kept: one takes {nbytes} bytes, `max_bytes` is {self.max_bytes}. "
                     "To be able to roll back, allow more.",
                     RuntimeWarning,
-                    stacklevel=2,
+                    stacklevel=3,
                 )
             self._is_too_large = True
             return False
         if not is_known_finite and not _are_finite([tensor for _, tensor in tensors]):
             return False
-        self._ring.append(Snapshot(step, extra, nbytes, tensors, random.state()))
+        self._ring.append(Snapshot(step, extra, nbytes, tensors, generators))
         while len(self._ring) > self.keep or (self.max_bytes is not None and self.nbytes > self.max_bytes):
             self._ring.popleft()
         return True
@@ -160,10 +195,7 @@ class Snapshots:
                 "`len` says how many there are."
             )
         snapshot = self._ring[which]
-        for component, value in snapshot.tensors:
-            # Not `assign`: of one replica's variable a strategy allows it in some places only.
-            tf.raw_ops.AssignVariableOp(resource=component.handle, value=value)
-        random.restore(snapshot.generators)
+        snapshot.restore()
         while self._ring[-1] is not snapshot:
             self._ring.pop()
         return snapshot

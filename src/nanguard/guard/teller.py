@@ -7,6 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from nanguard.backend import updates
 from nanguard.errors import NonFiniteError
 from nanguard.guard.updater import Updater
 
@@ -75,7 +76,7 @@ class Teller:
             return  # an overflow of scaled gradients
         self._told = skipped
         in_row = int(ledger.row(optimizer).numpy())
-        step = int(tf.convert_to_tensor(optimizer.iterations))
+        step = int(tf.convert_to_tensor(updates.iterations(optimizer)))
         where = " and ".join(ledger.places()) or "an update"
         told = f"step {step} was not finite in {where}"
         if in_row >= self._max_in_row:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,9 +16,6 @@ from nanguard.guard.ledger import Ledger
 
 # Below it the scale of a loss makes gradients smaller and no safer.
 SMALLEST_SCALE = 1.0
-# A step whose state adds up to 1e16 is inspected after its update. Below that no trusted optimizer makes an infinity of
-# its slots; above, it can: accumulated gradients of 1e30 are finite, and their squares are not.
-REST = flag.LIMIT / 1e16
 
 
 @dataclass(eq=False)
@@ -41,10 +38,10 @@ class Parts:
     half_squares: list[Any]
     scale: Any
 
-    def totals(self) -> tuple[Any, Any]:
-        """Two sums: of the gradients' half squares, and of all else."""
-        rest = [flag.total(tensor) for tensor in (*self.losses, *self.state, *self.weights)]
-        return tf.add_n(self.half_squares), tf.add_n(rest)
+    def half_square(self) -> Any:
+        """Half the sum of the squares of all numbers."""
+        rest = [flag.half_square(tensor) for tensor in (*self.losses, *self.state, *self.weights)]
+        return tf.add_n([*self.half_squares, *rest])
 
     def are_finite(self) -> list[Any]:
         """Whether each place of `ledger.PLACES` is finite, number by number."""
@@ -91,22 +88,35 @@ class Update:
         Returns:
             Whether the update was made, and the factor by which the gradients were clipped.
         """
-        grads, rest = self.parts.totals()
-        is_plain = flag.is_clean(grads + rest * REST)
+        is_plain = flag.is_calm(self.parts.half_square())
         if self.so_far is not None:
             is_plain = tf.logical_and(is_plain, self.so_far)
 
-        def slowly() -> Any:
-            made, factor = flag.branch(self._judge(), self._make_and_inspect, self._refuse)
+        def settle(made: Any) -> None:
             if journal.entries:
                 flag.branch(made, nothing, journal.put_back)
+
+        return self._decide(is_plain, _Actions(
+            apply=lambda: self._apply(self.grads, self.parts.half_squares),
+            look=self.parts.are_finite,
+            # Computed anew: each tensor from outside costs the branch that is taken in every step, too.
+            half_squares=lambda: map(flag.half_square, self.parts.grads),
+            settle=settle,
+        ))  # fmt: skip
+
+    def _decide(self, is_plain: Any, actions: _Actions) -> tuple[Any, Any]:
+        def plainly() -> Any:
+            return tf.constant(True), actions.apply()
+
+        def slowly() -> Any:
+            finite = actions.look()
+            made, factor = flag.branch(
+                self._judge(finite), lambda: self._make_and_inspect(actions, finite), lambda: self._refuse(actions)
+            )
+            actions.settle(made)
             return made, factor
 
-        return flag.branch(is_plain, self._make if self.is_trusted else slowly, slowly)  # type: ignore[no-any-return]
-
-    def _make(self) -> tuple[Any, Any]:
-        factor = self._apply(self.grads, self.parts.half_squares)
-        return tf.constant(True), factor
+        return flag.branch(is_plain, plainly if self.is_trusted else slowly, slowly)  # type: ignore[no-any-return]
 
     def _apply(self, grads: list[Any], half_squares: list[Any]) -> Any:
         factor = tf.constant(1.0)
@@ -126,25 +136,24 @@ class Update:
             self.apply(grads, self.variables)
         return factor
 
-    def _judge(self) -> Any:
-        """Looks at every number of a step whose sum is not finite, or too large."""
-        losses, grads, state, weights = self.parts.are_finite()
-        self.ledger.seen.assign(tf.logical_not(tf.stack([losses, grads, state, weights])))
+    def _judge(self, finite: list[Any]) -> Any:
+        """Whether a step whose sum is not finite, or too large, may go ahead, by a look at every number of it."""
+        losses, grads, state, weights = finite
+        self.ledger.seen.assign(tf.logical_not(tf.stack(finite)))
         goes = losses & state & weights
         if self.parts.scale is None:
             # Scaled gradients overflow now and then: what to do about it is the loss scale optimizer's business.
             goes &= grads
         return goes if self.so_far is None else goes & self.so_far
 
-    def _refuse(self) -> tuple[Any, Any]:
-        self._count()
+    def _refuse(self, actions: _Actions) -> tuple[Any, Any]:
+        self._count(actions)
         return tf.constant(False), tf.constant(1.0)
 
-    def _count(self) -> None:
+    def _count(self, actions: _Actions) -> None:
         def count() -> None:
             self.ledger.count(self.optimizer)
-            # Computed anew: each tensor from outside costs the branch that is taken in every step, too.
-            numbers = map(flag.half_square, self.parts.grads)
+            numbers = iter(actions.half_squares())
             self.norms.assign(tf.stack([next(numbers) if grad is not None else tf.zeros([]) for grad in self.grads]))
 
         if self.so_far is None:
@@ -152,38 +161,41 @@ class Update:
         else:
             flag.branch(self.so_far, count, nothing)
 
-    def _make_and_inspect(self) -> tuple[Any, Any]:
+    def _make_and_inspect(self, actions: _Actions, finite: list[Any]) -> tuple[Any, Any]:
         """Makes an update of gradients that are huge, or scaled, or go to an optimizer that is not known; undoes it
         if it gave a number that is not finite."""
         entries = self._written()
-        factor = self._apply(self.grads, self.parts.half_squares)
-        made = self._inspect(entries)
+        factor = actions.apply()
+        made = self._inspect(entries, actions)
         if self.parts.scale is not None:
-            made = flag.branch(flag.are_finite(self.parts.grads), lambda: made, self._overflow)
+            made = flag.branch(finite[1], lambda: made, lambda: self._overflow(actions))
         return made, factor
 
     def _written(self) -> list[Entry]:
         """The values, from before, of all that the update writes."""
+        return [Entry(component, component.read_value(), "slot") for component in self._components()]
+
+    def _components(self) -> list[Any]:
         return [
-            Entry(component, component.read_value(), "slot")
+            component
             for variable in (*self.variables, *script_variables.optimizer_variables(self.optimizer))
             for component in script_variables.components(script_variables.raw(variable))
         ]
 
-    def _inspect(self, entries: Sequence[Entry]) -> Any:
+    def _inspect(self, entries: Sequence[Entry], actions: _Actions) -> Any:
         """Whether an update gave finite numbers; undoes it if not."""
 
         def undo() -> Any:
             for entry in entries:
                 entry.put_back()
             self.ledger.seen.assign([False, False, False, True])
-            self._count()
+            self._count(actions)
             return tf.constant(False)
 
         finite = flag.are_finite([entry.variable.read_value() for entry in entries])
         return flag.branch(finite, lambda: tf.constant(True), undo)
 
-    def _overflow(self) -> Any:
+    def _overflow(self, actions: _Actions) -> Any:
         """The gradients overflowed, and the loss scale optimizer has skipped the step and halved its scale."""
         before = self.parts.scale
         for scale in script_variables.components(script_variables.dynamic_scale(self.optimizer)):
@@ -191,7 +203,7 @@ class Update:
             scale.assign(tf.maximum(scale.read_value(), SMALLEST_SCALE))
         is_at_floor = before <= SMALLEST_SCALE
         self.ledger.overflows.assign_add(tf.cast(tf.logical_not(is_at_floor), tf.int64))
-        flag.branch(is_at_floor, self._count, nothing)
+        flag.branch(is_at_floor, lambda: self._count(actions), nothing)
         return tf.constant(False)
 
     # -- on several replicas
@@ -199,11 +211,11 @@ class Update:
     def make_on_all_replicas(self, journal: Journal, context: Any) -> tuple[Any, Any]:
         """The same for a step that runs on several replicas: all of them come to the same decision.
 
-        A number of one replica that is not finite refuses the step on all. So does a gradient whose square overflows.
+        A number of one replica that is not finite refuses the step on all.
         """
         grads, half_squares = self.grads, self.parts.half_squares
-        total, rest = self.parts.totals()
-        total, rest = context.all_reduce(tf.distribute.ReduceOp.SUM, [total, rest])
+        total = context.all_reduce(tf.distribute.ReduceOp.SUM, self.parts.half_square())
+        is_plain = flag.is_calm(total)
         places = [place for place, grad in enumerate(grads) if grad is not None]
         if self.clip is not None:
             # Clipped is the gradient of the whole batch. The optimizer adds up what it gets from the replicas.
@@ -212,38 +224,60 @@ class Update:
             self.num_summed = context.num_replicas_in_sync
         else:
             summed = [grads[place] for place in places]
-        finite = tf.stack([flag.is_clean(total), flag.is_clean(rest)])
-        made, factor = context.merge_call(self._in_cross_replica_context, args=(finite, summed, half_squares))
+        seen = self.parts.losses, self.parts.grads, self.parts.state
+        made, factor = context.merge_call(self._in_cross_replica_context, args=(is_plain, summed, half_squares, *seen))
         if journal.entries:
             flag.branch(made, nothing, journal.put_back)
         return made, factor
 
-    def _in_cross_replica_context(self, strategy: Any, finite: Any, grads: Any, half_squares: Any) -> tuple[Any, Any]:
+    def _in_cross_replica_context(
+        self, strategy: Any, is_plain: Any, grads: Any, half_squares: Any, losses: Any, numbers: Any, state: Any
+    ) -> tuple[Any, Any]:
         # TensorFlow allows no conditional around an update in a replica's own context.
-        of_gradients, of_others = tf.unstack(strategy.experimental_local_results(finite)[0])
-        goes = of_others if self.parts.scale is not None else of_others & of_gradients
+        local, each = strategy.experimental_local_results, strategy.extended.call_for_each_replica
+        is_plain = local(is_plain)[0]
         if self.so_far is not None:
-            goes &= strategy.experimental_local_results(self.so_far)[0]
-        is_inspected = self.parts.scale is not None or not self.is_trusted
+            self.so_far = local(self.so_far)[0]
+            is_plain &= self.so_far
 
-        def apply(grads: list[Any], half_squares: list[Any]) -> Any:
+        def apply_on_one(grads: list[Any], half_squares: list[Any]) -> Any:
             given = iter(grads)
             with busy():
                 return self._apply([None if grad is None else next(given) for grad in self.grads], half_squares)
 
-        def proceed() -> Any:
-            entries = self._written() if is_inspected else []
-            factors = strategy.extended.call_for_each_replica(apply, args=(grads, half_squares))
-            made = self._inspect(entries) if is_inspected else tf.constant(True)
-            if self.parts.scale is not None:
-                made = flag.branch(of_gradients, lambda: made, self._overflow)
-            return made, strategy.experimental_local_results(factors)[0]
+        def look_on_one(*parts: Any) -> Any:
+            return [tf.cast(tf.logical_not(flag.are_finite(part)), tf.float32) for part in parts]
 
-        def refuse() -> Any:
-            self.ledger.seen.assign(tf.stack([False, tf.logical_not(of_gradients), tf.logical_not(of_others), False]))
-            return self._refuse()
+        def look() -> list[Any]:
+            counts = each(look_on_one, args=(losses, numbers, state))
+            rates = [part for part in self.parts.weights if not isinstance(part, tf.Variable)]
+            return [
+                *(strategy.reduce(tf.distribute.ReduceOp.SUM, count, axis=None) < 0.5 for count in counts),
+                flag.are_finite([*self._components(), *rates]),
+            ]
 
-        return flag.branch(goes, proceed, refuse)  # type: ignore[no-any-return]
+        return self._decide(is_plain, _Actions(
+            apply=lambda: local(each(apply_on_one, args=(grads, half_squares)))[0],
+            look=look,
+            half_squares=lambda: [tf.add_n([flag.half_square(part) for part in local(grad)]) for grad in numbers],
+        ))  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class _Actions:
+    """What can be done about a step, on one replica or on all of them.
+
+    Args:
+        apply: Makes the update; gives the factor by which the gradients were clipped.
+        look: Gives, for each place of `ledger.PLACES`, whether every number is finite.
+        half_squares: Gives one number for each gradient.
+        settle: Called after a close look with whether the update was made.
+    """
+
+    apply: Callable[[], Any]
+    look: Callable[[], list[Any]]
+    half_squares: Callable[[], Iterable[Any]]
+    settle: Callable[[Any], None] = lambda made: None
 
 
 def _divided(grad: Any, number: int) -> Any:

@@ -7,11 +7,12 @@ from typing import Any
 
 import tensorflow as tf
 
-from nanguard.backend import graphs, seams
+from nanguard.backend import execution, graphs, seams
 from nanguard.guard import flag
 from nanguard.guard import variables as script_variables
-from nanguard.guard.journal import Journal, busy, whole_step
+from nanguard.guard.journal import Entry, Journal, busy, whole_step
 from nanguard.guard.ledger import Ledger
+from nanguard.guard.measured import measurements
 from nanguard.guard.update import Parts, Update, nothing
 
 
@@ -37,8 +38,21 @@ class Updater:
     @property
     def variables(self) -> list[Any]:
         """All variables of the guard's own that a checkpoint has to hold."""
-        clips = [variable for clip in self._clips.values() for variable in clip.variables]
-        return [*(self.ledger.variables if self.ledger is not None else ()), *clips]
+        return [*(self.ledger.variables if self.ledger is not None else ()), *self.clip_variables]
+
+    def counting(self) -> set[int]:
+        """The identities of the variables that count and measure: they are no part of the training."""
+        own = [*self.counters().variables, *self._norms.values(), *([] if self.rate is None else [self.rate])]
+        return {execution.identity_of(script_variables.raw(variable).handle) for variable in own}
+
+    @property
+    def clip_variables(self) -> list[Any]:
+        """What the clips have learnt."""
+        return [variable for clip in self._clips.values() for variable in clip.variables]
+
+    def expect_several_updates(self) -> None:
+        """Has the next eager step note what its updates write over."""
+        self._has_several_updates = True
 
     def counters(self) -> Ledger:
         """The counters, from before the first step on."""
@@ -144,11 +158,31 @@ class Updater:
 
     def run(self, step: Callable[..., Any], *args: Any, **kwargs: Any) -> tuple[Any, Journal]:
         """Runs a whole step function, or traces it, so that a step that is refused leaves nothing behind."""
-        with whole_step(self.update, has_several_updates=self._has_several_updates) as journal:
+        with whole_step(
+            self.update, has_several_updates=self._has_several_updates, on_replica=self._on_replica
+        ) as journal:
             journal.has_one_update = self.makes_one_update
             result = step(*args, **kwargs)
             self._finish(journal)
         return result, journal
+
+    def _on_replica(self, journal: Journal, step: Callable[..., Any]) -> tuple[Any, Callable[[Any, Any], Any]]:
+        """Guards what a strategy is to run on each replica: there the updates are made, and the decisions."""
+
+        def run(*args: Any, **kwargs: Any) -> Any:
+            result, own = self.run(step, *args, **kwargs)
+            verdict = tf.constant(True) if own.verdict is None else own.verdict
+            return result, (tf.cast(verdict, tf.float32), measurements(own, self.counters()))
+
+        def gather(strategy: Any, results: Any) -> Any:
+            result, measured = results
+            with busy(), tf.name_scope("nanguard"):
+                made, journal.measured = strategy.reduce(tf.distribute.ReduceOp.MEAN, measured, axis=None)
+                journal.verdict = made > 0.5
+            journal.num_updates += 1
+            return result
+
+        return run, gather
 
     @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
     def _finish(self, journal: Journal) -> None:
@@ -178,7 +212,19 @@ class Updater:
                 journal.undo_updates()
 
             journal.verdict = made = tf.logical_and(made, so_far)
-            flag.branch(made, nothing, undo)
+            flag.branch(made, nothing if self.rate is None else lambda: self._damp(by_hand), undo)
+
+    def _damp(self, by_hand: list[Entry]) -> None:
+        """Shortens the step of weights that were written by hand, as a lower learning rate would have."""
+
+        def shorten() -> None:
+            for entry in by_hand:
+                if entry.kind == "weight" and flag.holds_floats(entry.variable):
+                    rate = tf.cast(self.rate, entry.before.dtype)
+                    new = entry.before + rate * (entry.variable.read_value() - entry.before)
+                    tf.raw_ops.AssignVariableOp(resource=entry.variable.handle, value=new)
+
+        flag.branch(tf.equal(self.rate, 1.0), nothing, shorten)
 
 
 def _parts(optimizer: Any, grads: list[Any], variables: list[Any], journal: Journal) -> Parts:
