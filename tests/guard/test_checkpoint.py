@@ -243,7 +243,13 @@ def test_a_metric_may_be_infinite(tmp_path: Path) -> None:
     assert Checkpoint(tmp_path).save(1, model) is not None
 
 
-@pytest.mark.parametrize("harm", ["cut tensors", "changed tensors", "cut record", "changed record", "no record"])
+@pytest.mark.parametrize(
+    "harm",
+    [
+        "cut tensors", "changed record",
+        *(pytest.param(harm, marks=pytest.mark.long) for harm in ("changed tensors", "cut record", "no record")),
+    ],
+)  # fmt: skip
 def test_damaged_checkpoint_is_passed_over(harm: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A checkpoint that the disk has damaged is found out, and the one before it taken."""
     whole = outcome(trainings.on_arrays, [])

@@ -108,7 +108,13 @@ def test_event(tmp_path):
     assert not event.why
 
 
-@pytest.mark.parametrize("mode", [{}, {"run_eagerly": True}, {"jit_compile": True}], ids=["graph", "eager", "xla"])
+@pytest.mark.parametrize(
+    "mode",
+    [
+        pytest.param({}, id="graph"), pytest.param({"run_eagerly": True}, id="eager"),
+        pytest.param({"jit_compile": True}, id="xla", marks=pytest.mark.long),
+    ],
+)  # fmt: skip
 def test_a_diagnosis_leaves_no_trace(mode):
     """Running a refused step again to explain it changes no bit of the training."""
     build, good = guardings.layer_state, batches(3)

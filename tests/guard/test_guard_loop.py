@@ -19,6 +19,7 @@ from guardings import bad, batches, differences, everything, far, guard, sequent
 
 MODES = {"eager": lambda step: step, "graph": tf.function, "xla": lambda step: tf.function(step, jit_compile=True)}
 every_mode = pytest.mark.parametrize("mode", MODES)
+every_mode_xla_long = pytest.mark.parametrize("mode", ["eager", "graph", pytest.param("xla", marks=pytest.mark.long)])
 every_style = pytest.mark.parametrize("style", ["GuardedOptimizer", "apply", "step"])
 
 
@@ -92,7 +93,7 @@ def test_a_refused_step_leaves_no_trace(style, mode):
 
 
 @every_style
-@every_mode
+@every_mode_xla_long
 def test_half_precision(style, mode):
     """With a dynamic loss scale, NaN in the data is refused and counted, and the scale stays."""
     good = batches()

@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from guardings import bad, batches, dataset, differences, everything, far, guard, sequential, with_bad
 
 MODES = {"eager": lambda step: step, "graph": tf.function, "xla": lambda step: tf.function(step, jit_compile=True)}
-every_mode = pytest.mark.parametrize("mode", MODES)
+every_mode = pytest.mark.parametrize("mode", ["eager", "graph", pytest.param("xla", marks=pytest.mark.long)])
 REPLICAS = Path(__file__).parent / "step_replicas.py"
 
 
