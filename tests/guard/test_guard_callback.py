@@ -195,11 +195,24 @@ class Harm(keras.callbacks.Callback):
         self.place += 1
 
 
-def test_rollback():
+class Lazy(keras.Model):
+    """A model that has no weights before its first step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden, self.last = keras.layers.Dense(8), keras.layers.Dense(1)
+
+    def call(self, x: Any) -> Any:
+        return self.last(self.hidden(x))
+
+
+@pytest.mark.parametrize("new_model", [lambda: guardings.sequential(), Lazy], ids=["built", "not built"])
+def test_rollback(new_model):
     """Weights that were broken in mid-training leave no trace: all batches are trained on as if it had not been."""
     ends = []
     for callbacks in ([Harm(5)], []):
-        model = model_of(optimizer=keras.optimizers.SGD(0.01))
+        keras.utils.set_random_seed(1)
+        model = compiled(new_model(), keras.optimizers.SGD(0.01), metrics=["mae"])
         watch = guard(on_nonfinite="rollback")
         fit(model, batches(8), watch, *callbacks)
         assert [event.action for event in watch.events] == ["rollback"] * len(callbacks)
@@ -235,6 +248,36 @@ def test_rollbacks_end():
     with pytest.raises(ng.NonFiniteError, match="2 rollbacks did not help"):
         fit(model, batches(20), watch, Harm(5, 7, 9, 11))
     assert all(np.abs(weight).max() < 100 for weight in model.get_weights())
+
+
+def test_steps_refused_in_a_row_have_a_capture_each(tmp_path):
+    """The optimizer's count stands still while steps are refused; their files do not overwrite each other."""
+    watch = ng.Guard(quarantine=tmp_path, verbose=False, num_explained=3)
+    fit(model_of(), [*batches(1), bad(), bad(np.inf), bad(seed=98)], watch)
+    assert len({event.capture for event in watch.events}) == 3
+    assert all(Path(event.capture).exists() for event in watch.events)
+
+
+def test_an_epoch_without_a_step_has_no_loss():
+    """An epoch in which every batch was refused does not log the loss of nothing, which is 0 and the best of all."""
+    history = fit(model_of(metrics=["mae"]), [bad(), bad()], guard(), epochs=2)
+    assert np.isnan(history["loss"]).all()
+    assert np.isnan(history["mae"]).all()
+    assert history["nanguard/skipped"] == [2.0, 2.0]
+
+
+def test_two_guards_are_refused():
+    """The second guard of a `fit` says so, and the model trains on without them."""
+    model = model_of()
+    with pytest.raises(ng.UsageError, match="one Guard"):
+        fit(model, batches(2), guard(), guard())
+    fit(model, batches(2))
+
+
+def test_what_to_do_is_not_taken_for_the_model():
+    """A word in the first place is a slip that is told."""
+    with pytest.raises(ng.UsageError, match="on_nonfinite="):
+        ng.Guard("raise")
 
 
 # -- one fit after another
@@ -324,14 +367,6 @@ def test_interrupt_within_a_step():
     with pytest.raises(KeyboardInterrupt):
         fit(model, batches(2), guard())
     assert "train_step" not in vars(model)
-
-
-def test_two_guards():
-    """Two guards in one fit do not harm: nothing of a refused step is left."""
-    good, model, other = batches(2), model_of(), model_of()
-    fit(model, with_bad(good), guard(), guard())
-    fit(other, good, guard())
-    assert not differences(everything(model), everything(other))
 
 
 # -- beside Keras's own callbacks

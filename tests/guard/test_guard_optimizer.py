@@ -216,3 +216,11 @@ def test_a_bad_batch_before_the_first_good_one():
     for old, new in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)
     assert int(model.optimizer.iterations) == 0
+
+
+def test_a_loss_scale_around_it_is_refused():
+    """The wrong order, which Keras's own wrapping under mixed precision makes too, is told with the way out."""
+    weight = keras.Variable([1.0])
+    optimizer = keras.optimizers.LossScaleOptimizer(ng.GuardedOptimizer(keras.optimizers.SGD(0.1), verbose=False))
+    with pytest.raises(ng.UsageError, match="auto_scale_loss=False"):
+        optimizer.apply([tf.constant([1.0])], [weight])

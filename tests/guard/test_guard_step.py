@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import sys
@@ -43,6 +44,12 @@ class Trainer:
         self.by_hand.assign_sub(0.1 * by_hand)
         self.metric.update_state(loss)
         return loss
+
+    def apply(self, x: Any, y: Any) -> None:
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean((self.model(x, training=True) - y) ** 2)
+        weights = self.model.trainable_variables
+        self.optimizer.apply(tape.gradient(loss, weights), weights)
 
     @tf.function
     def method(self, x: Any, y: Any) -> Any:
@@ -229,6 +236,57 @@ def test_a_loop_inside_of_the_function():
     expected, _ = run(good)
     assert not differences(found, expected)
     assert watch.num_skipped == 4
+
+
+@pytest.mark.parametrize("kind", ["traced inside", "traced before", "train_on_batch"])
+def test_a_plain_function_around_a_traced_one(kind):
+    """Steps whose traced part was never guarded are refused from outside, and the part stays as it was."""
+    good = batches(4)
+
+    def run(parts: list[Any], check: int) -> dict[str, Any]:
+        trainer, watch = Trainer(), guard(num_explained=3)
+        trainer.model.compile(trainer.optimizer, "mse", jit_compile=False)
+        inner = trainer.model.train_on_batch if kind == "train_on_batch" else tf.function(trainer.step)
+        if kind == "traced before":
+            inner(*map(tf.constant, batches(1, seed=5)[0]))
+        step = watch.step(lambda x, y: inner(x, y))
+        for x, y in parts:
+            step(tf.constant(x), tf.constant(y))
+        assert watch.num_skipped == check
+        assert all(event.reproduced for event in watch.events[:3])
+        inner(*map(tf.constant, good[0]))
+        return trainer.everything()
+
+    assert not differences(run(with_bad(good), 4), run(good, 0))
+
+
+def call(inner: Any, x: Any, y: Any) -> None:
+    inner(x, y)
+
+
+def in_a_loop(inner: Any) -> Any:
+    def train(x: Any, y: Any) -> None:
+        for _ in tf.range(1):
+            inner(x, y)
+
+    return train
+
+
+@pytest.mark.parametrize("around", [tf.function, in_a_loop])
+def test_an_update_inside_of_an_inner_function_or_loop(around):
+    """An update in a graph of its own inside of the step is judged there, and all that the step wrote is put back."""
+    good = batches(4)
+    found = []
+    for parts in (with_bad(good), good):
+        trainer, watch = Trainer(), guard()
+        trainer.optimizer.build(trainer.model.trainable_variables)
+        inner = around(trainer.apply)
+        step = watch.step(tf.function(inner if around is in_a_loop else functools.partial(call, inner)))
+        for x, y in parts:
+            step(tf.constant(x), tf.constant(y))
+        assert watch.num_skipped == (4 if parts is not good else 0)
+        found.append(everything(trainer.model, trainer.optimizer))
+    assert not differences(*found)
 
 
 def test_rollback_asks_for_the_whole_step():

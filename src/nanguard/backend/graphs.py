@@ -35,6 +35,16 @@ def outer(graph: Any) -> Any | None:
     return around if isinstance(around, FuncGraph) else None
 
 
+def is_at_hand(tensor: Any) -> bool:
+    """Whether a tensor can be used where the code is now: it is eager, or of this graph or one around it."""
+    if isinstance(tensor, _ops.EagerTensor):
+        return True
+    graph = current()
+    while graph is not None and graph is not tensor.graph:
+        graph = outer(graph)
+    return graph is not None
+
+
 def is_branch(graph: Any) -> bool:
     """Whether the graph is a branch of a conditional, which runs with its parent's inputs."""
     return isinstance(graph, _control_flow_graphs.CondBranchFuncGraph)

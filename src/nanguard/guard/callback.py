@@ -108,13 +108,20 @@ class Guard(keras.callbacks.Callback):  # type: ignore[misc]
             raise UsageError(
                 f"`on_nonfinite` must be one of {', '.join(ACTIONS)}, or a function. Received: {on_nonfinite!r}."
             )
+        if model is not None and not isinstance(model, keras.Model):
+            raise UsageError(
+                f"`model` must be a Keras model. Received: {model!r}. What to do is said by name: "
+                'Guard(on_nonfinite="rollback").'
+            )
+        if not (quarantine is None or isinstance(quarantine, str | os.PathLike | bool)):
+            raise UsageError(f"`quarantine` must be a folder, or None. Received: {quarantine!r}.")
         for name, value, least in (
             ("max_in_row", max_in_row, 1), ("num_explained", num_explained, 0), ("snapshot_every", snapshot_every, 1),
             ("max_rollbacks", max_rollbacks, 1), ("warmup", warmup, 0),
         ):  # fmt: skip
-            if value < least:
-                raise UsageError(f"`{name}` must be at least {least}. Received: {name}={value}.")
-        if not 0 < backoff <= 1:
+            if not isinstance(value, int) or value < least:
+                raise UsageError(f"`{name}` must be an int of at least {least}. Received: {name}={value!r}.")
+        if not isinstance(backoff, int | float) or not 0 < backoff <= 1:
             raise UsageError(f"`backoff` must lie in (0, 1]. Received: backoff={backoff}.")
         self.verbose = verbose
         self._updater = Updater(clipping.get(clip))
@@ -133,6 +140,7 @@ class Guard(keras.callbacks.Callback):  # type: ignore[misc]
         self._skipped_before = 0  # in earlier epochs
         self._good_logs: dict[str, Any] = {}
         self._has_good_logs = False  # from this epoch
+        self._metric_names: list[str] = []
         if model is not None:
             self.set_model(model)
             self._optimizer = optimizer if optimizer is not None else getattr(model, "optimizer", None)
@@ -216,6 +224,8 @@ class Guard(keras.callbacks.Callback):  # type: ignore[misc]
         >>> weight.numpy(), guard.num_skipped
         (array([0.], dtype=float32), 1)
         """
+        if not callable(function):
+            raise UsageError(f"`step` takes the function that makes a training step. Received: {function!r}.")
         return guarded_step(function, self._updater, self._reactions)
 
     def _refuse_rollback(self, why: str) -> None:
@@ -226,6 +236,7 @@ class Guard(keras.callbacks.Callback):  # type: ignore[misc]
             )
 
     def _after_eager_step(self, journal: Journal, batch: Any) -> None:
+        self._reactions.steps += 1
         if journal.verdict is None or bool(journal.verdict):
             self._reactions.in_row = 0
             return
@@ -238,13 +249,18 @@ class Guard(keras.callbacks.Callback):  # type: ignore[misc]
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Takes the place of the model's train function."""
+        given = training.calling_fit()
+        if sum(isinstance(each, Guard) for each in getattr(given.get("callbacks"), "callbacks", ())) > 1:
+            raise UsageError(
+                "A `fit` must have one Guard among its callbacks. Received: several. Take all but one out."
+            )
+        GuardedFit.release(self.model)
         self._reactions.prepare_to_roll_back(lambda: self._fit.variables())  # type: ignore[union-attr]
         if self._fit is None or self._fit.model is not self.model or self._fit.is_stale():
             self._fit = GuardedFit(self.model, self._updater, self._run_step)
         self._build_optimizer()
         self._fit.attach()
         seams.keep_log_keys(self.model, "nanguard/")
-        given = training.calling_fit()
         self._fit.given = tuple(given[name] for name in ("x", "y", "sample_weight") if given.get(name) is not None)
 
     def _build_optimizer(self) -> None:
@@ -262,6 +278,11 @@ class Guard(keras.callbacks.Callback):  # type: ignore[misc]
         self._reactions.epoch, self._reactions.batch = epoch, 0
         self._skipped_before = self.num_skipped
         self._has_good_logs = False
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Takes back what Keras's metrics give of an epoch in which no step went ahead: a loss of 0 is no best loss."""
+        if logs and not self._has_good_logs and self.num_skipped > self._skipped_before:
+            logs.update({key: math.nan for key in self._metric_names if key in logs})
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Gives the model its own train function back, and says what happened."""
@@ -300,9 +321,9 @@ class Guard(keras.callbacks.Callback):  # type: ignore[misc]
             self._good_logs, self._has_good_logs = dict(logs), True
         else:
             # What a step gives of its metrics may be from before they were put back.
+            self._metric_names = list(logs)
             logs = {**logs, **self._good_logs} if self._has_good_logs else self._mended(logs)
-        assert reactions.batch is not None
-        reactions.batch += 1
+        reactions.batch = (reactions.batch or 0) + 1
         logs["nanguard/skipped"] = float(self.num_skipped - self._skipped_before)
         logs["nanguard/grad_norm"] = reactions.last_norm
         logs["nanguard/clip"] = reactions.last_clip

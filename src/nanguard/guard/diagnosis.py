@@ -8,9 +8,10 @@ from typing import Any
 
 import tensorflow as tf
 
+from nanguard.backend import execution
 from nanguard.capture import Capture
 from nanguard.errors import NanguardError
-from nanguard.guard import hooks
+from nanguard.guard import flag, hooks
 from nanguard.guard import variables as script_variables
 
 # How a capture is explained. The replay is below the guard in the house, so whoever brings the two together says it.
@@ -49,7 +50,7 @@ class _Watch:
         raise _Seen
 
 
-def run_again(step: Callable[[], Any], variables: list[Any], *, fit: Fit | None = None) -> Capture | None:
+def run_again(step: Callable[[], Any], variables: list[Any], *, fit: Fit | None = None) -> tuple[Capture | None, bool]:
     """Runs a step again under the watch, and puts back all that it writes.
 
     Args:
@@ -58,7 +59,8 @@ def run_again(step: Callable[[], Any], variables: list[Any], *, fit: Fit | None 
         fit: The `fit` that it is a part of, or None.
 
     Returns:
-        The capture, or None if all is finite this time.
+        The capture, or None if there is none; and whether the step failed again. It may do so without a capture: the
+        watch does not see into a function that was traced before it came.
     """
     watch = _Watch()
     attached = hooks.Hooks(watch)
@@ -69,10 +71,12 @@ def run_again(step: Callable[[], Any], variables: list[Any], *, fit: Fit | None 
         for variable in variables
         for component in script_variables.components(script_variables.raw(variable))
     ]
+    has_failed = False
     try:
         attached.install_tensorflow()
         attached.install_keras()
         step()
+        has_failed = not bool(flag.are_finite([execution.read_variable(handle, value.dtype) for handle, value in held]))
     except _Seen:
         pass
     except (tf.errors.OpError, NanguardError, ValueError, TypeError) as error:
@@ -82,7 +86,7 @@ def run_again(step: Callable[[], Any], variables: list[Any], *, fit: Fit | None 
         attached.remove()
         for handle, value in held:
             tf.raw_ops.AssignVariableOp(resource=handle, value=value)
-    return watch.capture
+    return watch.capture, has_failed or watch.capture is not None
 
 
 def explained(capture: Capture) -> Any:

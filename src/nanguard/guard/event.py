@@ -32,7 +32,7 @@ class Event:
             transient (hardware, a race). None: it was not run again.
         capture: File with the failed step, for `nanguard replay`; None if none was written.
         quarantined: File with the batch, or None.
-        why: What hindered the diagnosis, if something did.
+        why: What hindered the diagnosis, if something did; of a spike, why nothing was undone.
         in_row: How many steps in a row were refused, this one included.
         action: What is done; `none` for a spike that is only told.
     """
@@ -71,7 +71,9 @@ class Event:
             parts.append(f"{_listed(self.corrupt)} held NaN or Inf before it, which no step has written")
         if self.grown:
             name, growth = self.grown[0]
-            parts.append(f"most has grown the gradient of {name}, {growth:.3g} times")
+            parts.append(f"the gradient of {name} has grown most, {growth:.3g} times")
+        if self.reason != "nonfinite" and self.why:
+            parts.append(self.why)
         incident = self.incident
         if incident is not None and incident.where is not None:
             parts.append(f"{incident.cause} at {incident.where.file}:{incident.where.line}")

@@ -43,6 +43,13 @@ class GuardedFit:
         self._call: Callable[[Any], dict[str, Any]] | None = None
         self._traced: Any = None  # the step as a `tf.function` of the batch, where there is one
 
+    @staticmethod
+    def release(model: Any) -> None:
+        """Detaches what a guard has left attached whose `fit` ended by another callback's error."""
+        left = getattr(model.__dict__.get("train_step"), "__self__", None)
+        if isinstance(left, GuardedFit):
+            left.detach()
+
     def is_stale(self) -> bool:
         """Whether the model was compiled anew since."""
         return self.model.train_function is not self.plain_function
@@ -89,7 +96,7 @@ class GuardedFit:
         return self.model.distribute_strategy.run(self.plain_step, args=(batch,))
 
     def capture(self, batch: Any, event: Event) -> Any:
-        """Runs the plain step again under the watch; gives the capture, or None if all is finite this time."""
+        """Runs the plain step again under the watch; gives what `diagnosis.run_again` does."""
         again = self.again if self.model.run_eagerly else tf.function(self.again, autograph=False)
         fit = diagnosis.Fit(self.model, event.epoch, self.given)
         return diagnosis.run_again(lambda: again(batch), self.variables(), fit=fit)

@@ -16,6 +16,7 @@ from typing import Any
 import tensorflow as tf
 
 from nanguard.backend import execution, graphs, seams
+from nanguard.errors import UsageError
 from nanguard.guard import flag
 from nanguard.guard import variables as script_variables
 
@@ -73,6 +74,7 @@ class Journal:
         self.entries: dict[int, Entry] = {}
         self.losses: list[Any] = []
         self.grads: list[Any] = []  # what the tapes of the step gave for variables
+        self.num_skipped: Any = None  # steps refused before this one, if updates were made in inner graphs
         self.measured: Any = None  # the measurements of its replicas together
         self.verdict: Any = None  # whether the updates so far went ahead: a bool, or a tensor of this graph
         self.updated: list[Entry] = []  # what the updates so far have written
@@ -92,8 +94,13 @@ class Journal:
         return self.is_whole or (self.has_gradient and self.verdict is None)
 
     def is_open(self) -> bool:
-        """Whether what runs now is a part of this journal's step: its graph, or one nested in it."""
+        """Whether what runs now is a part of this journal's step: its graph, or one nested in it.
+
+        A function that is traced while an eager step calls it is none: its tensors have no values yet.
+        """
         graph = graphs.current()
+        if self.graph is None:
+            return graph is None
         while graph is not None and graph is not self.graph:
             graph = graphs.outer(graph)
         return graph is self.graph
@@ -116,17 +123,24 @@ class Journal:
         for handle in tensors:
             if handle.dtype == tf.resource and _identity(handle) not in self.entries:
                 dtype = script_variables.dtype_of(handle)
-                if dtype is not None:
-                    self.entries[_identity(handle)] = Entry(
-                        Handle(handle, dtype), execution.read_variable(handle, dtype), "state"
-                    )
+                if dtype is None:
+                    continue
+                before = execution.read_variable(handle, dtype)
+                # A variable that the function has made has no value yet when its initializer is called.
+                if script_variables.shape_of(handle).is_compatible_with(before.shape):
+                    self.entries[_identity(handle)] = Entry(Handle(handle, dtype), before, "state")
 
-    def _read(self, variable: Any) -> Any:
+    @contextlib.contextmanager
+    def at_its_beginning(self) -> Iterator[None]:
+        """In a branch, a loop or a nested function: what is read here is what the step itself began with."""
         with contextlib.ExitStack() as stack:
             if self.graph is not None and graphs.current() is not self.graph:
-                # In a branch, a loop or a nested function: the old value is what the step itself began with.
                 stack.enter_context(self.graph.as_default())
                 stack.enter_context(tf.control_dependencies(None))
+            yield
+
+    def _read(self, variable: Any) -> Any:
+        with self.at_its_beginning():
             before = tf.raw_ops.ReadVariableOp(resource=variable.handle, dtype=variable.dtype)
             before.set_shape(variable.shape)
         return before
@@ -140,6 +154,10 @@ class Journal:
         """Writes the values from before the updates."""
         for entry in self.updated:
             entry.put_back()
+
+    def losses_at_hand(self) -> list[Any]:
+        """The losses but those of an inner function or loop, whose tensors do not leave it."""
+        return [loss for loss in self.losses if graphs.is_at_hand(loss)]
 
     def state(self) -> list[Any]:
         """Values that the step has written into layers and the like, as they are now."""
@@ -251,7 +269,15 @@ HOOKS = Hooks()
 def _wrap_apply(apply: Any) -> Any:
     def wrapped(optimizer: Any, grads: Any, trainable_variables: Any = None) -> Any:
         journal = THREAD.journal
-        if THREAD.is_busy or journal is None or journal.update is None:
+        if getattr(getattr(optimizer, "inner_optimizer", None), "is_guarded", False) and not THREAD.is_busy:
+            raise UsageError(
+                "A LossScaleOptimizer around a GuardedOptimizer hands it nothing that could be judged. Received: "
+                f"{optimizer.name} around {optimizer.inner_optimizer.name}. Wrap them the other way round, "
+                "GuardedOptimizer(LossScaleOptimizer(...)); in `compile` under mixed_float16, which wraps optimizers "
+                "by itself, add auto_scale_loss=False, or give the plain one and callbacks=[nanguard.Guard()]."
+            )
+        # A function that an eager step calls is traced as it is: its variables are noted when it is called.
+        if THREAD.is_busy or journal is None or journal.update is None or not journal.is_open():
             return apply(optimizer, grads, trainable_variables)
         variables = trained(optimizer, trainable_variables)
         return journal.update(functools.partial(apply, optimizer), optimizer, list(grads), variables, journal)
@@ -262,7 +288,7 @@ def _wrap_apply(apply: Any) -> Any:
 def _wrap_run(run: Any) -> Any:
     def wrapped(strategy: Any, fn: Any, args: Any = (), kwargs: Any = None, options: Any = None) -> Any:
         journal = THREAD.journal
-        if THREAD.is_busy or journal is None or journal.on_replica is None:
+        if THREAD.is_busy or journal is None or journal.on_replica is None or not journal.is_open():
             return run(strategy, fn, args, kwargs, options)
         guarded, gather = journal.on_replica(journal, fn)
         return gather(strategy, run(strategy, guarded, args, kwargs, options))

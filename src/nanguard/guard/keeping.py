@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 from collections.abc import Callable
@@ -30,6 +31,7 @@ class Keeping:
         self.folder = Path(folder) if folder else None  # type: ignore[arg-type]
         self.num_explained = num_explained
         self.num_lost = 0  # batches that only the device has seen
+        self.num_kept = 0
         self._quarantine: Quarantine | None = None
 
     def investigate(self, event: Event, batch: Any, again: Callable[[], Any] | None) -> None:
@@ -38,13 +40,13 @@ class Keeping:
         Args:
             event: What is known of it.
             batch: What it was run on, or None where only the device knows it.
-            again: Runs it once more under the watch, and gives the capture; None where that cannot be.
+            again: Runs it once more under the watch; gives the capture or None, and whether it failed again. None where
+                that cannot be.
         """
         capture = None
         if again is not None and batch is not None and self.num_explained > 0 and not event.corrupt:
             self.num_explained -= 1
-            capture = again()
-            event.reproduced = capture is not None
+            capture, event.reproduced = again()
             if capture is not None:
                 capture.step = event.step
                 event.incident = self._explained(capture, event)
@@ -73,6 +75,10 @@ class Keeping:
             self._quarantine = Quarantine(self.folder)
         if capture is not None:
             path = self.folder / f"step-{event.step:08d}-{os.getpid()}.capture"
+            for number in itertools.count(2):  # steps that are refused do not count on
+                if not path.exists():
+                    break
+                path = path.with_name(f"step-{event.step:08d}-{os.getpid()}-{number}.capture")
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 about = capture_file.About(os.path.basename(sys.argv[0]), event.step)
@@ -92,6 +98,7 @@ class Keeping:
             capture=event.capture,
         )
         event.quarantined = None if kept is None else str(kept)
+        self.num_kept += kept is not None
 
     def advice(self, event: Event, events: list[Event]) -> list[str]:
         """What a user can do about it: the diagnosis, and the next command."""
@@ -106,7 +113,7 @@ class Keeping:
 
     def summary(self) -> str:
         """Where the batches are, for the last line."""
-        told = "" if self._quarantine is None else f"; the batches are in {self.folder}"
+        told = f"; the batches are in {self.folder}" if self.num_kept else ""
         if self.num_lost:
             told += f"; {self.num_lost} batches could not be kept: only the device has seen them"
         return told

@@ -106,7 +106,7 @@ class Loop:
         return result, None if numbers is None else Measured.of(numbers)
 
     def capture(self, batch: Call, event: Event) -> Any:
-        """Runs the plain step again under the watch; gives the capture, or None if all is finite this time."""
+        """Runs the plain step again under the watch; gives what `diagnosis.run_again` does."""
         again = self._function
         if self._traced is not None:
             # Under XLA no host code runs inside the step. Its graph is the same.
@@ -149,7 +149,7 @@ class Loop:
 
     @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
     def _measured(self, journal: Journal) -> Any:
-        if journal.verdict is None:
+        if journal.verdict is None:  # no update was made
             return None
         with busy(), tf.name_scope("nanguard"):
             return measurements(journal, self._updater.counters())

@@ -44,9 +44,10 @@ def measurements(journal: Journal, ledger: Ledger) -> Any:
     """Gives a step's measurements as a float32 vector, which `Measured.of` reads."""
     if journal.measured is not None:  # by its replicas
         return journal.measured
-    if journal.loss is None and journal.losses:
+    losses = journal.losses_at_hand()
+    if journal.loss is None and losses and journal.grads:
         # Weights were written by hand: no optimizer has added anything up.
-        journal.loss = tf.add_n([flag.total(loss) for loss in journal.losses])
+        journal.loss = tf.add_n([flag.total(loss) for loss in losses])
         journal.half_squares = [tf.stack([flag.half_square(flag.values(grad)) for grad in journal.grads])]
         journal.grad_norm = tf.sqrt(2.0 * tf.reduce_sum(journal.half_squares[0]))
     one, zero = tf.ones([]), tf.zeros([])

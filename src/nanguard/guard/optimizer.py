@@ -53,6 +53,8 @@ class GuardedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
     (array([0.5, 1.5], dtype=float32), 1)
     """
 
+    is_guarded = True
+
     def __init__(
         self,
         inner_optimizer: Any,
@@ -62,8 +64,10 @@ class GuardedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
         verbose: bool = True,
         name: str | None = None,
     ) -> None:
-        if max_in_row < 1:
-            raise UsageError(f"`max_in_row` must be at least 1. Received: max_in_row={max_in_row}.")
+        if not isinstance(max_in_row, int) or max_in_row < 1:
+            raise UsageError(f"`max_in_row` must be an int of at least 1. Received: max_in_row={max_in_row!r}.")
+        if inner_optimizer is None:
+            raise UsageError("`inner_optimizer` must be a Keras optimizer, or its name. Received: None.")
         if not isinstance(inner_optimizer, keras.optimizers.Optimizer):
             inner_optimizer = keras.optimizers.get(inner_optimizer)
         super().__init__(learning_rate=0.0, name=name or f"guarded_{inner_optimizer.name}")

@@ -34,7 +34,7 @@ class Runner(Protocol):
         """Runs the guarded step; gives its result, and what it measured if it made an update that could be seen."""
 
     def capture(self, batch: Any, event: Event) -> Any:
-        """Runs the plain step once more under the watch; gives the capture, or None if all is finite this time."""
+        """Runs the plain step once more under the watch; gives what `diagnosis.run_again` does."""
 
     def variables(self) -> list[Any]:
         """All variables that a step may write."""
@@ -143,7 +143,7 @@ class Reactions:
             self._layers.observe(numbers.norms)
             return
         reason: Reason = "divergence" if spike is None or spike.what == "divergence" else "spike"
-        event = Event(reason, self._step(), self.epoch, self.batch, (), numbers.loss, numbers.grad_norm)
+        event = Event(reason, self._step() - 1, self.epoch, self.batch, (), numbers.loss, numbers.grad_norm)
         event.norms = dict(zip(self._updater.names(), numbers.norms, strict=False))
         event.grown = tuple(self._layers.grown(list(event.norms), list(event.norms.values())))
         event.action = "rollback" if self.on_nonfinite == "rollback" else "none"
@@ -215,8 +215,9 @@ class Reactions:
                 again += [batch] if event.corrupt and batch is not None else []
                 if snapshot is not None:
                     self.in_row = 0
-                else:  # no harm was done
+                else:
                     event.action = "skip" if event.reason == "nonfinite" else "none"
+                    event.why = event.why or "The last batches fare no worse than before: nothing was undone"
         if event.action == "raise":
             raise NonFiniteError(self._diagnosed(event))
         self._lines.add(event.headline())
@@ -253,12 +254,14 @@ class Reactions:
         return tuple(dict.fromkeys(each.path for each in found if each is not None and each.kind != "metric"))
 
     def _step(self) -> int:
-        optimizer = next(iter(self._updater.optimizers), None)
+        optimizer = self._updater.optimizers[-1] if self._updater.optimizers else None
         return self.steps if optimizer is None else int(tf.convert_to_tensor(updates.iterations(optimizer)))
 
     def summary(self) -> str:
         """What happened, in one line."""
-        parts = [f"{self.steps} steps, {self.num_skipped} skipped"]
+        # Of steps inside of traced functions nobody tells that went ahead.
+        steps = self.steps or self._step() + self.num_skipped
+        parts = [f"{steps} steps, {self.num_skipped} skipped"]
         if self.num_not_reproducible:
             parts.append(f"{self.num_not_reproducible} of them not reproducible")
         if self.overflows:

@@ -78,7 +78,7 @@ class Teller:
         in_row = int(ledger.row(optimizer).numpy())
         step = int(tf.convert_to_tensor(updates.iterations(optimizer)))
         where = " and ".join(ledger.places()) or "an update"
-        told = f"step {step} was not finite in {where}"
+        told = f"step {step} of {optimizer.name} was not finite in {where}"
         if in_row >= self._max_in_row:
             raise NonFiniteError(
                 f"{told}; stopped: {in_row} steps in a row were not finite, and none of them was applied. "

@@ -113,6 +113,8 @@ class Updater:
         Returns:
             Whether the update went ahead.
         """
+        if graphs.current() is not journal.graph:
+            return self._update_inside(apply, optimizer, grads, variables, journal, clip)
         self.prepare(optimizer, variables)
         if all(grad is None for grad in grads):
             with busy():
@@ -142,6 +144,21 @@ class Updater:
                 journal.verdict, journal.clip = update.make(journal)
         journal.num_updates += 1
         return journal.verdict
+
+    def _update_inside(
+        self, apply: Callable[[Any, Any], Any], optimizer: Any, grads: list[Any], variables: list[Any],
+        journal: Journal, clip: Any,
+    ) -> Any:  # fmt: skip
+        """Makes an update in a loop, a branch or a function inside of the step: its verdict holds in there alone."""
+        if journal.num_skipped is None:
+            with busy(), journal.at_its_beginning():
+                journal.num_skipped = self.counters().skipped.read_value()
+        inside = Journal(journal.update)
+        inside.entries = journal.entries
+        inside.losses = journal.losses_at_hand()
+        verdict = self.update(apply, optimizer, grads, variables, inside, clip)
+        journal.num_updates += 1
+        return verdict
 
     @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
     def tell(self, made: Any, then: Callable[[], None]) -> None:
@@ -188,6 +205,11 @@ class Updater:
     def _finish(self, journal: Journal) -> None:
         """Judges what no optimizer has written, and undoes the first of several updates if a later one was refused."""
         self._has_several_updates = journal.num_updates > 1
+        if journal.num_skipped is not None:
+            with busy(), tf.name_scope("nanguard"):
+                journal.verdict = tf.equal(self.counters().skipped.read_value(), journal.num_skipped)
+                flag.branch(journal.verdict, nothing, journal.put_back)
+            return
         by_hand = [entry for entry in journal.entries.values() if entry.kind in ("weight", "slot")]
         if journal.num_updates and not by_hand:
             if journal.num_updates > 1:
@@ -196,7 +218,7 @@ class Updater:
             return
         ledger = self.counters()
         with busy(), tf.name_scope("nanguard"):
-            numbers = [*journal.losses, *(entry.variable.read_value() for entry in by_hand), *journal.state()]
+            numbers = [*journal.losses_at_hand(), *(entry.variable.read_value() for entry in by_hand), *journal.state()]
             if not numbers:
                 return
             made = flag.branch(
@@ -235,7 +257,7 @@ def _parts(optimizer: Any, grads: list[Any], variables: list[Any], journal: Jour
     # Not their values: one that is at hand while the update writes makes TensorFlow copy the variable first.
     weights = [v for v in own if flag.holds_floats(v)]
     return Parts(
-        losses=list(journal.losses),
+        losses=journal.losses_at_hand(),
         grads=numbers,
         state=journal.state(),
         weights=[*weights, *([rate] if rate is not None else [])],

@@ -35,6 +35,11 @@ def dtype_of(handle: Any) -> tf.DType | None:
     return dtype if dtype not in (tf.resource, tf.variant) else None
 
 
+def shape_of(handle: Any) -> tf.TensorShape:
+    """The shape of the variable behind a handle that has a dtype."""
+    return tf.TensorShape(handle._handle_data.shape_and_type[0].shape)
+
+
 def is_distributed(variables: list[Any]) -> bool:
     """Whether any of the variables lives on several replicas."""
     return any(hasattr(raw(v), "_values") or hasattr(raw(v), "_distributed_container") for v in variables)
