@@ -62,7 +62,9 @@ def counts_of(guard: Any) -> Any:
 
 def start_anew(guard: Any) -> None:
     """Lets a guard know nothing of the steps that it refused in a row."""
-    guard._reactions.in_row = 0
+    reactions = getattr(guard, "_reactions", None)  # a GuardedOptimizer has none
+    if reactions is not None:
+        reactions.in_row = 0
     guard._updater.counters().last.assign(-1)
 
 
