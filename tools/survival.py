@@ -240,8 +240,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(json.dumps(vars(work(options.worker, epochs=options.epochs, exponent=None, guarded=options.guarded))))
         return 0
 
-    asked = [(case, epochs) for case in (*FITS, *LOOPS) for epochs in EPOCHS]
-    rows = [row(case, epochs) for case, epochs in ([(FITS[0], EPOCHS[-1])] if options.short else asked)]
+    asked = [(case, epochs) for case in FITS for epochs in EPOCHS] + [(case, 1) for case in LOOPS]
+    rows = []
+    for case, epochs in [(FITS[0], EPOCHS[-1])] if options.short else asked:
+        rows.append(row(case, epochs))
+        print(rows[-1][0], file=sys.stderr, flush=True)
     head = "| script | its epochs | plain loss | guarded loss | best rate's loss | guarded / best | | the guard |"
     text = "\n".join([head, "|---|--:|--:|--:|--:|--:|---|---|", *(line for line, _ in rows)])
     print(text)
