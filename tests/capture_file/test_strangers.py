@@ -39,7 +39,7 @@ def test_truncated(way: str, steps: Steps, tmp_path: Path) -> None:
         assert "is no capture, or not all of it is there" in refusal(path)
 
 
-@pytest.mark.parametrize("way", ["graph", "eager"])
+@pytest.mark.parametrize("way", [pytest.param("graph", marks=pytest.mark.long), "eager"])
 def test_flipped_bytes(way: str, steps: Steps, tmp_path: Path) -> None:
     """A file with a flipped byte is refused, or the byte was one that does not matter."""
     content = steps(way).path.read_bytes()

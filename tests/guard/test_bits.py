@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import trainings
 
 SCRIPT = Path(trainings.__file__)
+pytestmark = pytest.mark.long  # all ways to train, twice each
 every_training = pytest.mark.parametrize("name", trainings.TRAININGS)
 
 Results = dict[str, dict[str, np.ndarray]]

@@ -460,7 +460,9 @@ def test_data(kind):
     assert not differences(*map(everything, models))
 
 
-@pytest.mark.parametrize("mode", [{}, {"jit_compile": True}, {"steps_per_execution": 2}])
+@pytest.mark.parametrize(
+    "mode", [{}, pytest.param({"jit_compile": True}, marks=pytest.mark.long), {"steps_per_execution": 2}]
+)
 def test_ragged_last_batch(mode):
     """A last batch that is smaller is refused, or trained on, like any other."""
     good = batches(2)

@@ -18,7 +18,6 @@ sys.path.insert(0, str(Path(__file__).parent))
 from guardings import bad, batches, differences, everything, far, guard, sequential, with_bad
 
 MODES = {"eager": lambda step: step, "graph": tf.function, "xla": lambda step: tf.function(step, jit_compile=True)}
-every_mode = pytest.mark.parametrize("mode", MODES)
 every_mode_xla_long = pytest.mark.parametrize("mode", ["eager", "graph", pytest.param("xla", marks=pytest.mark.long)])
 every_style = pytest.mark.parametrize("style", ["GuardedOptimizer", "apply", "step"])
 
@@ -79,7 +78,7 @@ def looped(
 
 
 @every_style
-@every_mode
+@every_mode_xla_long
 def test_a_refused_step_leaves_no_trace(style, mode):
     """NaN at the start, twice in a row and at the end leaves no trace; without it the guard changes no bit."""
     good = batches()

@@ -58,6 +58,7 @@ def test_bad_is_found(hazard: hazards.Hazard) -> None:
     assert "snippet(" in caught.value.code
 
 
+@pytest.mark.long  # a hunt that finds nothing goes on to its end
 @every_hazard
 @pytest.mark.filterwarnings("ignore::RuntimeWarning", "ignore::UserWarning")
 def test_good_is_not_accused(hazard: hazards.Hazard) -> None:

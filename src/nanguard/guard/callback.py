@@ -120,7 +120,7 @@ class Guard(keras.callbacks.Callback):  # type: ignore[misc]
             ("max_rollbacks", max_rollbacks, 1), ("warmup", warmup, 0),
         ):  # fmt: skip
             if not isinstance(value, int) or value < least:
-                raise UsageError(f"`{name}` must be an int of at least {least}. Received: {name}={value!r}.")
+                raise UsageError(f"`{name}` must be at least {least}. Received: {name}={value!r}.")
         if not isinstance(backoff, int | float) or not 0 < backoff <= 1:
             raise UsageError(f"`backoff` must lie in (0, 1]. Received: backoff={backoff}.")
         self.verbose = verbose

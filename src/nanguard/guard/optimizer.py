@@ -65,7 +65,7 @@ class GuardedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
         name: str | None = None,
     ) -> None:
         if not isinstance(max_in_row, int) or max_in_row < 1:
-            raise UsageError(f"`max_in_row` must be an int of at least 1. Received: max_in_row={max_in_row!r}.")
+            raise UsageError(f"`max_in_row` must be at least 1. Received: max_in_row={max_in_row!r}.")
         if inner_optimizer is None:
             raise UsageError("`inner_optimizer` must be a Keras optimizer, or its name. Received: None.")
         if not isinstance(inner_optimizer, keras.optimizers.Optimizer):
