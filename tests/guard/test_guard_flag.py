@@ -89,6 +89,12 @@ def test_no_numbers_at_all():
     assert bool(flag.are_finite([tf.constant([1, 2])]))
 
 
+def test_complex_numbers_are_squared_too():
+    """Half a sum of squares is that of their magnitudes: one of 1e20 is not calm, and 3 + 4j has 12.5."""
+    assert float(flag.half_square(tf.constant([3 + 4j], tf.complex64))) == 12.5
+    assert not bool(flag.is_calm(flag.half_square(tf.constant([1e20j], tf.complex64))))
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, complex(0, np.nan), complex(np.inf, 1)])
 def test_complex_numbers(value):
     """A NaN in either part fails."""

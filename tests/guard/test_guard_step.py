@@ -137,6 +137,23 @@ def test_a_lower_rate_holds_for_weights_written_by_hand(mode):
     )
 
 
+def test_another_training_is_not_gone_back_from():
+    """A guard that takes another step function lets go of the first one's snapshots."""
+    watch = guard(on_nonfinite="rollback")
+    first, second = Trainer(), Trainer()
+    steps = [watch.step(tf.function(trainer.step)) for trainer in (first, second)]
+    for x, y in batches(3):
+        steps[0](tf.constant(x), tf.constant(y))
+    before = first.everything()
+    for place, (x, y) in enumerate(batches(8)):
+        if place == 5:
+            break_weights(second.model)
+        steps[1](tf.constant(x), tf.constant(y))
+    assert [event.action for event in watch.events] == ["rollback"]
+    assert not differences(first.everything(), before)
+    assert not differences(second.everything(), trained("graph", batches(8), guard(on_nonfinite="rollback")))
+
+
 def test_an_iterator_as_argument():
     """A step that pulls its batch itself is refused as cleanly; its batch is not in hand and is not asked for again."""
     good = batches()

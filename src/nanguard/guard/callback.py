@@ -255,7 +255,7 @@ class Guard(keras.callbacks.Callback):  # type: ignore[misc]
                 "A `fit` must have one Guard among its callbacks. Received: several. Take all but one out."
             )
         GuardedFit.release(self.model)
-        self._reactions.prepare_to_roll_back(lambda: self._fit.variables())  # type: ignore[union-attr]
+        self._reactions.prepare_to_roll_back()
         if self._fit is None or self._fit.model is not self.model or self._fit.is_stale():
             self._fit = GuardedFit(self.model, self._updater, self._run_step)
         self._build_optimizer()

@@ -20,7 +20,7 @@ CALM = 1e32
 def half_square(tensor: Any) -> Any:
     """Half the sum of squares in float32: NaN or Inf if any number is, or if a square overflows."""
     if tensor.dtype.is_complex:
-        return tf.cast(tf.reduce_sum(tf.abs(tensor)), tf.float32)
+        tensor = tf.abs(tensor)
     if tensor.dtype in (tf.float16, tf.bfloat16):
         tensor = tf.cast(tensor, tf.float32)
     return tf.cast(tf.nn.l2_loss(tensor), tf.float32)

@@ -85,7 +85,7 @@ class Loop:
         self._now = Call(args, kwargs)
         if self._reactions.may_roll_back:
             self._now = tf.nest.map_structure(_copied, self._now)
-            self._reactions.prepare_to_roll_back(self.variables)
+            self._reactions.prepare_to_roll_back()
         result, _ = self._reactions.run(self, None if _pulls_its_batch(self._now) else self._now)
         self._now = None
         return result

@@ -40,7 +40,8 @@ class GuardedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
         name: Name.
 
     Attributes:
-        skipped: Variable, int64 scalar: steps refused so far. In a step that a `Guard` watches too, the guard counts.
+        skipped: Reads like a variable, int64 scalar: steps refused so far. In a step that a `Guard` watches too, the
+            guard counts.
         in_row: Tensor, int64 scalar: steps refused in a row, up to now.
 
     Example:
@@ -117,7 +118,7 @@ class GuardedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
 
     @property
     def skipped(self) -> Any:
-        """Steps refused so far: a variable, int64 scalar."""
+        """Steps refused so far: it reads like a variable, int64 scalar."""
         return self._updater.counters().skipped
 
     @property

@@ -79,6 +79,7 @@ class Reactions:
         self._max_in_row = max_in_row
         self._lines = lines
         self._rollback_options = rollback_options
+        self._runner: Runner | None = None  # of the newest step
         self._spikes = SpikeDetector()
         self._layers = LayerNorms()
 
@@ -87,11 +88,14 @@ class Reactions:
         """Whether there can be a need to go back."""
         return self.on_nonfinite == "rollback" or callable(self.on_nonfinite)
 
-    def prepare_to_roll_back(self, variables: Callable[[], list[Any]]) -> None:
+    def prepare_to_roll_back(self) -> None:
         """To be called before the first step is traced: there a variable for the learning rate comes in."""
         if self.may_roll_back and self.rollback is None:
             counters = self._updater.counters()
-            self.rollback = Rollback(variables, counters=lambda: counters.variables, **self._rollback_options)
+            self.rollback = Rollback(
+                lambda: self._runner.variables(),  # type: ignore[union-attr]
+                counters=lambda: counters.variables, **self._rollback_options,
+            )  # fmt: skip
             self._updater.rate = self.rollback.rate
 
     def has_begun_with(self, tensors: list[tuple[Any, Any]], generators: Any) -> None:
@@ -115,6 +119,9 @@ class Reactions:
         if self.is_muted:
             return runner.run(batch)[0], None
         if self.rollback is not None:
+            if self._runner not in (None, runner):
+                self.rollback.forget()  # another training's snapshots, batches and rate
+            self._runner = runner
             if not len(self.rollback.snapshots):
                 runner.prepare(batch)  # the first snapshot has to hold all variables
             self.rollback.before_step(self.steps, lambda data: runner.run(data)[1])
@@ -203,7 +210,8 @@ class Reactions:
             if self.rollback is None or runner is None:
                 event.action = "skip"  # there is nothing to go back to
             elif self.rollback.is_exhausted():
-                self.rollback.snapshots.restore()
+                if len(self.rollback.snapshots):
+                    self.rollback.snapshots.restore()
                 event.action = "raise"
             elif event.reason == "nonfinite" and event.in_row == 1 and not event.corrupt:
                 event.action = "skip"  # one bad batch is no divergence: refusing it is enough

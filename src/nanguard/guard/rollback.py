@@ -109,6 +109,15 @@ class Rollback:
         if self.snapshots.take(step):
             self._hold(())
 
+    def forget(self) -> None:
+        """Lets go of all snapshots and batches, and of the lowered rate: what comes is another training."""
+        self.snapshots.clear()
+        self._last.clear()
+        self._hold(())
+        self._first = self._look = self._restored = None
+        self._lowest = self._ceiling = 1.0
+        self.rate.assign(1.0)
+
     def after_step(self, batch: Any, numbers: Any = None, *, is_refused: bool = False) -> None:
         """Notes a batch whose step was run.
 
