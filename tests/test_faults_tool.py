@@ -90,7 +90,8 @@ def test_guard_passes_and_a_blind_one_does_not(monkeypatch: pytest.MonkeyPatch):
     assert len(found) >= 7
     assert {verdict.is_nonfinite for verdict in found} == {True, False}
     assert not tables.Found(ours=found).misses()
-    monkeypatch.setattr(flag, "is_clean", lambda number: tf.constant(True))
+    for question in ("is_calm", "is_clean"):
+        monkeypatch.setattr(flag, question, lambda number: tf.constant(True))
     missed = [verdict for verdict in ours.run(setting) if verdict.is_miss]
     assert len(missed) > 4
     assert all("not finite in step" in verdict.note for verdict in missed)
