@@ -46,7 +46,7 @@ def test_flipped_bytes(way: str, steps: Steps, tmp_path: Path) -> None:
     path = tmp_path / "step.capture"
     places = random.Random(0)
     refused = 0
-    for _ in range(200):
+    for _ in range(100):
         flipped = bytearray(content)
         flipped[places.randrange(len(content))] ^= 1 << places.randrange(8)
         path.write_bytes(flipped)
@@ -54,7 +54,7 @@ def test_flipped_bytes(way: str, steps: Steps, tmp_path: Path) -> None:
             capture_file.load(str(path))
         except UsageError:
             refused += 1
-    assert refused > 100
+    assert refused > 50
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "graphs.json"])
@@ -75,7 +75,7 @@ def test_forged_json(name: str, forged: Forging) -> None:
             return
 
     refused = 0
-    for _ in range(60):
+    for _ in range(25):
         path = forged(name, spoil)
         try:
             capture, _ = capture_file.load(str(path))
@@ -85,7 +85,7 @@ def test_forged_json(name: str, forged: Forging) -> None:
         # What else a replay raises, the command tells as one that failed.
         with contextlib.suppress(NanguardError, ValueError, KeyError, TypeError, IndexError, tf.errors.OpError):
             replay.explain(capture)
-    assert refused > 5
+    assert refused > 2
 
 
 def with_node(content: bytes, op: str) -> bytes:

@@ -46,6 +46,12 @@ EXPECTED = {
     "wine_scale": Expected("NG705", "data_scale", "divergence", None),
 }
 
+# A NaN in the data and one of a gradient, in the everyday run; the rest are long.
+EVERYDAY = ("penguins", "iris_triplet")
+every_example = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in EVERYDAY else pytest.mark.long) for name in EXPECTED]
+)
+
 ENVIRONMENT = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""}
 
 
@@ -104,7 +110,7 @@ def test_guarded_example_goes_on_and_resumes(tmp_path: Path) -> None:
     assert "Epoch" not in runs[1].stdout
 
 
-@pytest.mark.parametrize("name", EXPECTED)
+@every_example
 def test_cured_example_is_finite_under_nanguard(name: str) -> None:
     """`nanguard run` leaves a cured example alone: exit code 0, a finite loss, and a verdict to say so."""
     done = python("-m", "nanguard", "run", f"examples/{name}_cured.py")
@@ -113,9 +119,10 @@ def test_cured_example_is_finite_under_nanguard(name: str) -> None:
     assert done.stdout.rstrip().endswith("All finite.")
 
 
-@pytest.mark.parametrize(("name", "expected"), EXPECTED.items(), ids=EXPECTED)
-def test_broken_example_is_explained(name: str, expected: Expected, tmp_path: Path) -> None:
+@every_example
+def test_broken_example_is_explained(name: str, tmp_path: Path) -> None:
     """`nanguard run` catches a broken example and names its hazard, its cause and the line."""
+    expected = EXPECTED[name]
     report_file = tmp_path / "report.json"
     done = python("-m", "nanguard", "run", "--json", str(report_file), f"examples/{name}_nan.py")
     assert done.returncode == 1, done.stdout + done.stderr

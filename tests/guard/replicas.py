@@ -231,7 +231,8 @@ def loop(style: str) -> Callable[[Any, list[Any], str], dict[str, Any]]:
     return run
 
 
-def main(where: str, folder: str, number: str) -> None:
+def main(where: str, folder: str, names: str, number: str) -> None:
+    """Runs the trainings of these names, joined by commas."""
     import tensorflow as tf
 
     if where == "mirrored":
@@ -245,12 +246,14 @@ def main(where: str, folder: str, number: str) -> None:
     else:
         strategy = tf.distribute.MultiWorkerMirroredStrategy()
         trainings = {"optimizer": loop("optimizer")}
+    chosen = names.split(",")
     assert strategy.num_replicas_in_sync == 2
     found = {}
-    if where == "mirrored":
-        for name, once in (("kept", kept), ("huge", huge)):
+    for name, once in (("kept", kept), ("huge", huge)):
+        if name in chosen:
             found.update({f"{name}:{key}": value for key, value in once(strategy).items()})
-    for name, training in trainings.items():
+    for name in (name for name in trainings if name in chosen):
+        training = trainings[name]
         for kind in ("bad", "good", "plain"):
             parts = with_bad(batches()) if kind == "bad" else batches()
             for key, value in training(strategy, parts, kind).items():

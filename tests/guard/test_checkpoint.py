@@ -168,7 +168,7 @@ def outcome(train: Callable[[list[Any]], keras.Model], callbacks: list[Any]) -> 
 @pytest.mark.parametrize(
     ("name", "every"),
     [
-        *(pytest.param(name, 1, marks=[] if name in ("arrays", "GAN") else pytest.mark.long) for name in WAYS),
+        *(pytest.param(name, 1, marks=[] if name == "arrays" else pytest.mark.long) for name in WAYS),
         pytest.param("arrays", 3, marks=pytest.mark.long),
         ("tf.data", "epoch"),
         ("EarlyStopping", "epoch"),
@@ -195,6 +195,7 @@ def test_no_bit_changes(tmp_path: Path) -> None:
     assert outcome(trainings.on_arrays, [Checkpoint(tmp_path, every=2)]) == outcome(trainings.on_arrays, [])
 
 
+@pytest.mark.long
 def test_more_epochs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A finished training goes on if it is given more epochs."""
     whole = outcome(trainings.on_arrays, [])
@@ -292,6 +293,7 @@ def test_tensorflow_reads_it(tmp_path: Path) -> None:
     np.testing.assert_array_equal(reader.get_tensor(f"model/0000/{model.weights[0].path}"), model.weights[0])
 
 
+@pytest.mark.long
 def test_logs_go_on(tmp_path: Path) -> None:
     """A CSVLogger's file and the history are those of a training that was not interrupted."""
 
@@ -330,6 +332,7 @@ def test_progress_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert [line for line in shown.splitlines() if line.startswith("Epoch")] == ["Epoch 2/3", "Epoch 3/3"]
 
 
+@pytest.mark.long
 def test_guard_like_callback_takes_part(tmp_path: Path) -> None:
     """A callback with `nanguard_state` gets its state and its variables back."""
 
@@ -361,17 +364,17 @@ def test_with_the_guard(tmp_path: Path) -> None:
     """A guarded training with bad rows ends alike, its logs and counts too."""
 
     def guarded(*more: Any) -> tuple[Any, int]:
-        guard = Guard(quarantine=None, verbose=False)
+        guard = Guard(quarantine=None, num_explained=0, verbose=False)
         return outcome(trainings.on_bad_rows, [guard, *more]), guard.num_skipped
 
     whole = guarded()
-    for after in (9, 14):
-        with pytest.raises(Interrupted):
-            guarded(Checkpoint(tmp_path, every=2), Interrupt(after))
+    with pytest.raises(Interrupted):
+        guarded(Checkpoint(tmp_path, every=2), Interrupt(14))
     assert guarded(Checkpoint(tmp_path, every=2)) == whole
     assert whole[1] == 10
 
 
+@pytest.mark.long
 def test_changed_option_of_a_callback_stays_changed(tmp_path: Path) -> None:
     """What a callback remembers comes back; what the user has changed in the script does not."""
     with pytest.raises(Interrupted):
@@ -490,6 +493,7 @@ def test_extra_must_be_plain(tmp_path: Path) -> None:
         Checkpoint(tmp_path).save(1, trainings.network(), extra=object())
 
 
+@pytest.mark.long
 def test_time_between_checkpoints(tmp_path: Path) -> None:
     """A time as `every` writes at the next batch after it."""
     outcome(trainings.on_arrays, [Checkpoint(tmp_path, every="0.0s", keep=100)])

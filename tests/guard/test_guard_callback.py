@@ -92,6 +92,7 @@ def test_it_says_what_it_did(capfd):
     assert "nanguard" not in capfd.readouterr().err
 
 
+@pytest.mark.long
 def test_event(tmp_path):
     """An event has the step, the rows, the norms by weight, the incident, a capture and the batch on disk."""
     watch = ng.Guard(quarantine=tmp_path / "kept", verbose=False)
@@ -220,6 +221,7 @@ def test_rollback(new_model):
     assert not differences(*ends)
 
 
+@pytest.mark.long
 def test_bad_batches_in_a_row_are_no_reason_to_go_back():
     """Batches that are bad in themselves are skipped, however many: no harm was done, and nothing is undone."""
     model = model_of(optimizer=keras.optimizers.SGD(0.01))
@@ -283,6 +285,7 @@ def test_what_to_do_is_not_taken_for_the_model():
 # -- one fit after another
 
 
+@pytest.mark.long
 def test_fit_twice_with_one_guard():
     """The same guard serves two fits of a model, and goes on counting."""
     good = batches(3)
@@ -294,6 +297,7 @@ def test_fit_twice_with_one_guard():
     assert not differences(everything(model), everything(other))
 
 
+@pytest.mark.long
 def test_recompiled_between():
     """A model that was compiled anew, with another loss and optimizer, is guarded in its new form."""
     good, watch, model, other = batches(3), guard(), model_of(), model_of()
@@ -307,6 +311,7 @@ def test_recompiled_between():
     assert not differences(everything(model), everything(other))
 
 
+@pytest.mark.long
 def test_one_guard_for_two_models():
     """The same guard serves another model afterwards."""
     watch = guard()
@@ -317,6 +322,7 @@ def test_one_guard_for_two_models():
     assert watch.num_skipped == 8
 
 
+@pytest.mark.long
 def test_fit_without_the_guard_afterwards():
     """After a guarded fit the model trains as Keras does, and a NaN is a NaN again."""
     model = model_of()
@@ -372,6 +378,7 @@ def test_interrupt_within_a_step():
 # -- beside Keras's own callbacks
 
 
+@pytest.mark.long
 def test_keras_callbacks(tmp_path):
     """TerminateOnNaN does not fire; EarlyStopping, ReduceLROnPlateau, ModelCheckpoint and BackupAndRestore work."""
     callbacks = keras.callbacks
@@ -431,7 +438,14 @@ def generator(parts: list[Any]) -> Any:
         yield from parts
 
 
-@pytest.mark.parametrize("kind", ["arrays", "dataset", "generator", "PyDataset", "weighted", "class_weight"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "arrays",
+        "PyDataset",
+        *(pytest.param(kind, marks=pytest.mark.long) for kind in ("dataset", "generator", "weighted", "class_weight")),
+    ],
+)
 def test_data(kind):
     """Arrays, data sets, generators and PyDatasets, sample and class weights: each bad batch is refused, rows told."""
     good = batches(3)
@@ -461,7 +475,8 @@ def test_data(kind):
 
 
 @pytest.mark.parametrize(
-    "mode", [{}, pytest.param({"jit_compile": True}, marks=pytest.mark.long), {"steps_per_execution": 2}]
+    "mode",
+    [{}, *(pytest.param(mode, marks=pytest.mark.long) for mode in ({"jit_compile": True}, {"steps_per_execution": 2}))],
 )
 def test_ragged_last_batch(mode):
     """A last batch that is smaller is refused, or trained on, like any other."""

@@ -171,7 +171,7 @@ def test_a_float16_weight(mode):
     assert int(optimizer.skipped) == 1
 
 
-@pytest.mark.parametrize("mode", ["eager", "graph", "xla"])
+@pytest.mark.parametrize("mode", ["eager", "graph", pytest.param("xla", marks=pytest.mark.long)])
 def test_bad_weights_and_slots_are_told_from_the_outside(mode):
     """A weight that something else made NaN is refused each time, and not written again."""
     weight, optimizer = one_weight(1.0, keras.optimizers.Adam())

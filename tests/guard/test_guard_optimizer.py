@@ -52,7 +52,11 @@ def plain(**options):
     return compiled(model, keras.optimizers.Adam(0.01), metrics=["mae"], **options)
 
 
-@pytest.mark.parametrize("mode", [{}, {"run_eagerly": True}, {"jit_compile": True}], ids=["graph", "eager", "xla"])
+@pytest.mark.parametrize(
+    "mode",
+    [{}, {"run_eagerly": True}, pytest.param({"jit_compile": True}, marks=pytest.mark.long)],
+    ids=["graph", "eager", "xla"],
+)
 def test_in_compile(mode):
     """Compiled into a model it guards `fit` without a callback; on healthy data it changes no bit."""
     good = batches()
@@ -108,6 +112,7 @@ def test_save_and_load(tmp_path):
         np.testing.assert_array_equal(old[1], new[1], err_msg=old[0])
 
 
+@pytest.mark.long
 def test_saved_after_a_guard_nothing_of_it_is_in_the_file(tmp_path):
     """A model that a guard has watched saves and loads in safe mode where there is no nanguard."""
     keras.utils.set_random_seed(1)

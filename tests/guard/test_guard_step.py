@@ -70,7 +70,9 @@ def trained(mode: str, parts: list[Any], watch: Any = None) -> dict[str, Any]:
     return trainer.everything()
 
 
-@pytest.mark.parametrize("mode", [*MODES, "method"])
+@pytest.mark.parametrize(
+    "mode", ["graph", "xla", *(pytest.param(mode, marks=pytest.mark.long) for mode in ("eager", "method"))]
+)
 def test_a_refused_step_leaves_no_trace_and_is_kept(mode, tmp_path):
     """State as if the bad batches had never come; each is in quarantine with its row, the first ones explained."""
     good = batches()

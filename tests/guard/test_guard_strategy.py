@@ -62,21 +62,36 @@ def check(found: dict[str, dict[str, np.ndarray]], name: str) -> None:
 @pytest.fixture(scope="module")
 def mirrored(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, np.ndarray]]:
     folder = tmp_path_factory.mktemp("mirrored")
-    run("mirrored", str(folder), environments=[{}])
+    run("mirrored", str(folder), "fit,step,kept", environments=[{}])
     return results(folder)
 
 
-@pytest.mark.parametrize("name", ["fit", "several", "optimizer", "step", "scaled"])
+@pytest.fixture(scope="module")
+def mirrored_too(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, np.ndarray]]:
+    folder = tmp_path_factory.mktemp("mirrored")
+    run("mirrored", str(folder), "several,optimizer,scaled,went_back,huge", environments=[{}])
+    return results(folder)
+
+
+@pytest.mark.parametrize("name", ["fit", "step"])
 def test_mirrored_strategy(mirrored, name):
-    """Two replicas, of which one meets a NaN: neither writes anything, in `fit` and in loops, with a loss scale too."""
+    """Two replicas, of which one meets a NaN: neither writes anything, in `fit` and in a loop."""
     check(mirrored, name)
 
 
-def test_goes_back(mirrored):
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["several", "optimizer", "scaled"])
+def test_mirrored_strategy_otherwise(mirrored_too, name):
+    """So it is with several steps in one execution, with the guard in the optimizer, and with a loss scale."""
+    check(mirrored_too, name)
+
+
+@pytest.mark.long
+def test_goes_back(mirrored_too):
     """Weights that something has broken are gone back from, and the healthy batches since are trained on once more."""
-    assert mirrored["went_back/bad"].pop("actions").tolist() == ["skip", "skip", "rollback", "skip"]
-    assert mirrored["went_back/good"].pop("actions").tolist() == []
-    check(mirrored, "went_back")
+    assert mirrored_too["went_back/bad"].pop("actions").tolist() == ["skip", "skip", "rollback", "skip"]
+    assert mirrored_too["went_back/good"].pop("actions").tolist() == []
+    check(mirrored_too, "went_back")
 
 
 def test_batch_is_explained_and_kept(mirrored):
@@ -98,10 +113,11 @@ def test_step_is_not_traced_for_each_batch(mirrored):
     assert mirrored["kept"]["num_traces"] <= 1 + 2 * (2 + 2)  # and once to build the model
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["gradients", "slots"])
-def test_huge_numbers(mirrored, name):
+def test_huge_numbers(mirrored_too, name):
     """Gradients whose square overflows, and slots whose sum does, are let through, as on one replica: all is finite."""
-    found = mirrored["huge"]
+    found = mirrored_too["huge"]
     assert int(found[f"{name}/guarded/skipped"]) == 0
     plain = {key: value for key, value in found.items() if key.startswith(f"{name}/plain")}
     for key, value in plain.items():
@@ -120,7 +136,7 @@ def test_two_workers(tmp_path):
     environments = [
         {"TF_CONFIG": json.dumps({"cluster": cluster, "task": {"type": "worker", "index": index}})} for index in (0, 1)
     ]
-    run("workers", str(tmp_path), environments=environments)
+    run("workers", str(tmp_path), "optimizer", environments=environments)
     first, second = results(tmp_path, 0), results(tmp_path, 1)
     check(first, "optimizer")
     check(second, "optimizer")

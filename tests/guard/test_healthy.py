@@ -108,7 +108,7 @@ def compiled_model(**options: Any) -> Any:
     return model
 
 
-@pytest.mark.parametrize("value", [np.inf, np.nan])
+@pytest.mark.parametrize("value", [pytest.param(np.inf, marks=pytest.mark.long), np.nan])
 @pytest.mark.parametrize("jit", [False, True], ids=["graph", "xla"])
 def test_metric_that_is_not_finite(watched: Any, value: float, jit: bool):
     """A metric alone is no incident."""

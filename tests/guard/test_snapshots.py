@@ -87,7 +87,11 @@ class Back(keras.callbacks.Callback):
             self.found.append(changed and bits(variables_of(self.model)) == self.taken)
 
 
-@pytest.mark.parametrize("compiled", [{"jit_compile": False}, {"jit_compile": True}], ids=["graph", "xla"])
+@pytest.mark.parametrize(
+    "compiled",
+    [{"jit_compile": False}, pytest.param({"jit_compile": True}, marks=pytest.mark.long)],
+    ids=["graph", "xla"],
+)
 def test_back_in_the_middle_of_fit(compiled: dict[str, Any]):
     """A callback may go back in the middle of an epoch of `fit`, more than once, and the training goes on."""
     model, x, y = make_model(**compiled)

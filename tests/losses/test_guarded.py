@@ -150,7 +150,13 @@ def test_denominators_are_those_of_the_smaller_batch(reduction: str, is_weighted
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize(
-    ("given", "on_nonfinite"), [("mse", "ignore"), ("mse", "replace"), (distance, "raise"), (over_the_batch, "ignore")]
+    ("given", "on_nonfinite"),
+    [
+        ("mse", "ignore"),
+        ("mse", "replace"),
+        pytest.param(distance, "raise", marks=pytest.mark.long),
+        pytest.param(over_the_batch, "ignore", marks=pytest.mark.long),
+    ],
 )
 def test_a_finite_batch_keeps_its_bits(given: Any, on_nonfinite: Any, mode: str):
     """On a batch that is finite the guard changes no bit of value and gradient."""
@@ -209,7 +215,7 @@ def test_one_number_for_the_batch_under_xla():
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("given", ["mse", mean_distance])
+@pytest.mark.parametrize("given", ["mse", pytest.param(mean_distance, marks=pytest.mark.long)])
 def test_nothing_left_gives_zero(given: Any, mode: str):
     """With no sample left the loss is 0, and so are its gradients, which an optimizer still finds."""
     for on_nonfinite, expected in (("ignore", 0.0), ("replace", 2.5)):
@@ -262,8 +268,8 @@ def test_a_class_id_that_is_missing_never_reaches_the_loss(mode: str):
     np.testing.assert_allclose(value, loss(labels[GOOD], PREDICTIONS[GOOD]), rtol=1e-6)
 
 
-@pytest.mark.parametrize("softmax", [keras.ops.softmax, tf.nn.softmax])
-@pytest.mark.parametrize("mode", ["eager", "graph", "xla"])
+@pytest.mark.parametrize("softmax", [keras.ops.softmax, pytest.param(tf.nn.softmax, marks=pytest.mark.long)])
+@pytest.mark.parametrize("mode", ["eager", "graph", pytest.param("xla", marks=pytest.mark.long)])
 def test_logits_behind_probabilities_are_still_found(softmax: Callable[..., Any], mode: str):
     """A loss that looks behind the softmax for the logits finds them, whether or not a sample is left out."""
     logits = (PREDICTIONS * 60).astype("float32")
@@ -489,7 +495,13 @@ def model_with(loss: Any, **options: Any) -> Any:
 # What Keras 3.6 says with several steps to an execution.
 @pytest.mark.filterwarnings("ignore:Your input ran out of data:UserWarning")
 @pytest.mark.parametrize(
-    "options", [{}, {"run_eagerly": True}, {"jit_compile": True}, {"steps_per_execution": 2}], ids=str
+    "options",
+    [
+        {},
+        {"steps_per_execution": 2},
+        *(pytest.param(options, marks=pytest.mark.long) for options in ({"run_eagerly": True}, {"jit_compile": True})),
+    ],
+    ids=str,
 )
 def test_fit_logs_what_was_ignored(options: dict[str, Any], tmp_path: Path):
     """`fit` trains to a finite model and logs the samples that were left out in each epoch, for validation too."""
