@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,8 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+
+import nanguard
 
 BAD = 3  # the step that is not finite
 ROWS = 4
@@ -221,6 +224,21 @@ def test_compiled_step_is_seen_with_the_weights_before_it(watched: Any):
     assert capture.step == BAD
     held = [capture.body.variables[v._value.handle._id].numpy() for v in model.variables]
     assert bits(held) == bits(snapshots.taken[-1][: len(held)])
+
+
+def test_a_guarded_optimizer_that_goes_takes_none_of_the_hooks_along(watched: Any):
+    """A guarded optimizer from before the watch may be let go while it watches: a bad step is stopped all the same."""
+    watched.watch.disarm()
+    optimizer = nanguard.GuardedOptimizer(keras.optimizers.SGD())
+    later = type(watched)()
+    later.watch.arm()
+    try:
+        del optimizer
+        gc.collect()
+        train_by_loop("inputs", later.Stopped)
+    finally:
+        later.watch.disarm()
+    assert [capture.step for capture in later.captures] == [BAD]
 
 
 def test_eager_loop_is_stopped_before_its_update(watched: Any):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import tensorflow as tf
 
 from nanguard.backend import execution, graphs, seams
+from nanguard.backend.patches import Patches
 from nanguard.backend.values import is_finite
 from nanguard.capture import Capture, Forward
 from nanguard.guard import variables as script_variables
@@ -36,47 +36,41 @@ class Hooks:
         self._thread = Thread()
         self._captures = Captures(self._thread)
         self._eager = EagerWatch(self._thread, self._captures, self.graph.unscaled, self._report)
-        self._patches: list[tuple[Any, str, Any]] = []
+        self._patches = Patches()
         self._raised: Exception | None = None
         self._compiled_names: dict[bytes, bool] = {}
 
     # -- putting hooks in and out
 
-    def _patch(self, owner: Any, name: str, wrap: Callable[[Any], Any]) -> None:
-        original = owner.__dict__[name] if isinstance(owner, type) else getattr(owner, name)
-        wrapper = functools.wraps(original)(wrap(original))
-        self._patches.append((owner, name, original))
-        setattr(owner, name, wrapper)
-
     def install_tensorflow(self) -> None:
         """Attaches to TensorFlow."""
         tape = tf.GradientTape
-        self._patch(tape, "__enter__", self._wrap_enter)
-        self._patch(tape, "__exit__", self._wrap_exit)
-        self._patch(tape, "gradient", self._wrap_gradient)
-        self._patch(execution.context_class(), "call_function", self._wrap_call_function)
+        self._patches.wrap(tape, "__enter__", self._wrap_enter)
+        self._patches.wrap(tape, "__exit__", self._wrap_exit)
+        self._patches.wrap(tape, "gradient", self._wrap_gradient)
+        self._patches.wrap(execution.context_class(), "call_function", self._wrap_call_function)
         for name in ("assign", "assign_add", "assign_sub"):
             for kind in seams.variable_classes():
                 if name in kind.__dict__:
-                    self._patch(kind, name, self._wrap_assign)
-        self._patch(seams.atomic_function_class(), "__init__", self._wrap_new_function)
-        self._patch(seams.tracing_module(), "func_graph_from_py_func", self._wrap_trace)
+                    self._patches.wrap(kind, name, self._wrap_assign)
+        self._patches.wrap(seams.atomic_function_class(), "__init__", self._wrap_new_function)
+        self._patches.wrap(seams.tracing_module(), "func_graph_from_py_func", self._wrap_trace)
         self._run_gradient = execution.gradient_function()
         execution.set_gradient_function(self._gradient_function)
         self._ensure_recorder()
 
     def install_keras(self) -> None:
         """Attaches to Keras."""
-        if any(name == "scale_loss" for _, name, _ in self._patches):
+        if self._patches.has("scale_loss"):
             return
-        self._patch(seams.keras_layer_class(), "__call__", self._wrap_layer)
-        self._patch(seams.keras_optimizer_class(), "apply", self._wrap_apply)
-        self._patch(seams.keras_loss_scale_class(), "apply", self._wrap_apply)
-        self._patch(seams.keras_loss_scale_class(), "scale_loss", self._wrap_scale_loss)
-        self._patch(seams.keras_trainer_class(), "fit", self._wrap_fit)
-        self._patch(seams.keras_trainer_class(), "make_train_function", self._wrap_make_train_function)
-        self._patch(seams.keras_callbacks_class(), "on_epoch_begin", self._wrap_epoch)
-        self._patch(seams.keras_callbacks_class(), "on_epoch_end", self._wrap_epoch_end)
+        self._patches.wrap(seams.keras_layer_class(), "__call__", self._wrap_layer)
+        self._patches.wrap(seams.keras_optimizer_class(), "apply", self._wrap_apply)
+        self._patches.wrap(seams.keras_loss_scale_class(), "apply", self._wrap_apply)
+        self._patches.wrap(seams.keras_loss_scale_class(), "scale_loss", self._wrap_scale_loss)
+        self._patches.wrap(seams.keras_trainer_class(), "fit", self._wrap_fit)
+        self._patches.wrap(seams.keras_trainer_class(), "make_train_function", self._wrap_make_train_function)
+        self._patches.wrap(seams.keras_callbacks_class(), "on_epoch_begin", self._wrap_epoch)
+        self._patches.wrap(seams.keras_callbacks_class(), "on_epoch_end", self._wrap_epoch_end)
 
     def begin_fit(self, model: Any, epoch: int | None, fit: dict[str, Any]) -> None:
         """Tells of a call of `fit` that began before the watch was attached."""
@@ -85,11 +79,9 @@ class Hooks:
 
     def remove(self) -> None:
         """Detaches from everything."""
-        for owner, name, original in reversed(self._patches):
-            setattr(owner, name, original)
         if self._patches:
             execution.set_gradient_function(self._run_gradient)
-        self._patches.clear()
+        self._patches.remove()
         if self._thread.recorder is not None:
             execution.unwatch_ops(self._thread.recorder)
 

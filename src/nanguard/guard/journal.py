@@ -16,6 +16,7 @@ from typing import Any
 import tensorflow as tf
 
 from nanguard.backend import execution, graphs, seams
+from nanguard.backend.patches import Patches
 from nanguard.errors import UsageError
 from nanguard.guard import flag
 from nanguard.guard import variables as script_variables
@@ -209,13 +210,14 @@ def whole_step(
 class Hooks:
     """The places of TensorFlow and Keras that tell the journal. They are in while somebody needs them.
 
-    There is one for the process: several, taken out in another order than they went in, would undo each other.
+    There is one for the process: a step is noted once, whoever asks.
     """
 
     def __init__(self) -> None:
         self._num_users = 0
-        self._patches: list[tuple[Any, str, Any]] = []
-        self._lock = threading.Lock()
+        self._patches = Patches()
+        # The garbage collector may let go of a user while another one comes.
+        self._lock = threading.RLock()
 
     def acquire(self) -> None:
         """Puts the hooks in, if they are not in yet."""
@@ -229,9 +231,7 @@ class Hooks:
         with self._lock:
             self._num_users -= 1
             if self._num_users == 0:
-                for owner, name, original in reversed(self._patches):
-                    setattr(owner, name, original)
-                self._patches.clear()
+                self._patches.remove()
 
     @contextlib.contextmanager
     def installed(self) -> Iterator[None]:
@@ -243,24 +243,19 @@ class Hooks:
             self.release()
 
     def _install(self) -> None:
-        self._patch(tf.GradientTape, "__enter__", _wrap_enter)
-        self._patch(tf.GradientTape, "gradient", _wrap_gradient)
-        self._patch(execution.context_class(), "call_function", _wrap_call_function)
+        self._patches.wrap(tf.GradientTape, "__enter__", _wrap_enter)
+        self._patches.wrap(tf.GradientTape, "gradient", _wrap_gradient)
+        self._patches.wrap(execution.context_class(), "call_function", _wrap_call_function)
         for name in ("assign", "assign_add", "assign_sub", "scatter_add", "scatter_sub", "scatter_update"):
             for kind in (*seams.variable_classes(), *seams.distributed_variable_classes()):
                 if name in kind.__dict__:
-                    self._patch(kind, name, _wrap_write)
-        self._patch(seams.keras_optimizer_class(), "apply", _wrap_apply)
-        self._patch(seams.keras_loss_scale_class(), "apply", _wrap_apply)
-        self._patch(seams.keras_loss_scale_class(), "scale_loss", _wrap_scale_loss)
+                    self._patches.wrap(kind, name, _wrap_write)
+        self._patches.wrap(seams.keras_optimizer_class(), "apply", _wrap_apply)
+        self._patches.wrap(seams.keras_loss_scale_class(), "apply", _wrap_apply)
+        self._patches.wrap(seams.keras_loss_scale_class(), "scale_loss", _wrap_scale_loss)
         for kind in tf.distribute.Strategy.__mro__:
             if "run" in vars(kind):
-                self._patch(kind, "run", _wrap_run)
-
-    def _patch(self, owner: Any, name: str, wrap: Callable[[Any], Any]) -> None:
-        original = owner.__dict__[name]
-        self._patches.append((owner, name, original))
-        setattr(owner, name, functools.wraps(original)(wrap(original)))
+                self._patches.wrap(kind, "run", _wrap_run)
 
 
 HOOKS = Hooks()
