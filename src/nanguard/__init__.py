@@ -22,7 +22,7 @@ _HOMES = {
     "Report": "nanguard.report",
     "UsageError": "nanguard.errors",
 }
-_ROOMS = ("clipping", "hazards", "losses", "ops", "report", "testing")
+_ROOMS = ("clean", "clipping", "hazards", "losses", "ops", "report", "testing")
 
 __all__ = [
     "Checkpoint",
@@ -35,6 +35,7 @@ __all__ = [
     "Report",
     "UsageError",
     "__version__",
+    "clean",
     "clipping",
     "hazards",
     "losses",

@@ -278,7 +278,7 @@ def test_write_goes_through_a_link(tmp_path: Path, checked_report: Any) -> None:
     assert checked_report(tmp_path / "real.json")["verdict"] == "finite"
 
 
-@pytest.mark.parametrize("command", ["", "run", "replay", "explain"])
+@pytest.mark.parametrize("command", ["", "run", "replay", "scan", "clean", "explain"])
 def test_docs_hold_the_help(command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """docs/cli.md shows what `--help` says, word for word."""
     monkeypatch.setenv("COLUMNS", "100")

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from nanguard import __version__
+from nanguard.cli import _data
 from nanguard.errors import UsageError
 
 if TYPE_CHECKING:
@@ -62,6 +63,11 @@ def main(argv: Sequence[str] | None = None, *, instruments: Instruments | None =
                 instruments=instruments,
             )
         options = parser.parse_args(argv)
+        if options.command in ("scan", "clean"):
+            from nanguard.cli import _scan
+
+            command = _scan.scan if options.command == "scan" else _scan.clean
+            return command(options)
         if options.command == "replay":
             from nanguard.cli._replay import replay
 
@@ -104,6 +110,7 @@ def _parsers() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
     replay.add_argument("--json", metavar="FILE", help="write the report to FILE as JSON")
     replay.add_argument("--force", action="store_true", help="overwrite a FILE that exists")
     replay.add_argument("capture", metavar="CAPTURE", help="a file that `nanguard run --capture` or the guard wrote")
+    _data.add_parsers(commands)
     explain = commands.add_parser(
         "explain", help="what a hazard is, why it bites, how to cure it", description=_EXPLAIN, allow_abbrev=False
     )

@@ -6,9 +6,16 @@ import contextlib
 import json
 import os
 import stat
+from typing import Any, Protocol
 
 from nanguard.errors import UsageError
-from nanguard.report._report import Report
+
+
+class HasJson(Protocol):
+    """A report of any kind."""
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it in plain values."""
 
 
 def check_target(path: str, *, force: bool = False, what: str = "the report") -> None:
@@ -37,8 +44,8 @@ def check_target(path: str, *, force: bool = False, what: str = "the report") ->
         raise UsageError(f"{what} cannot be written to {path}: {error.strerror}.") from error
 
 
-def write(report: Report, path: str) -> None:
-    """Writes the report as JSON, by way of a file beside it that then takes its name.
+def write(report: HasJson, path: str) -> None:
+    """Writes a report as JSON, by way of a file beside it that then takes its name.
 
     Args:
         report: What to write.

@@ -1,0 +1,7 @@
+"""Tables written batch by batch: a file gets its name once all of it is on the disk."""
+
+from nanguard.clean.writers._cells import cleaned_batch, schema_after
+from nanguard.clean.writers._open import open
+from nanguard.clean.writers._writer import Writer
+
+__all__ = ["Writer", "cleaned_batch", "open", "schema_after"]

@@ -1,0 +1,192 @@
+"""A table goes through learning, cleaning and files, and no row is lost on the way."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from palmerpenguins import load_penguins
+
+from nanguard.clean import cleaning, options, sources
+from nanguard.clean.options import Options
+from nanguard.errors import UsageError
+
+NUMBERS = ["bill_length_mm", "bill_depth_mm", "flipper_length_mm", "body_mass_g"]
+
+
+@pytest.fixture
+def penguins(tmp_path: Path) -> str:
+    load_penguins().to_csv(tmp_path / "penguins.csv", index=False)
+    return str(tmp_path / "penguins.csv")
+
+
+def run(data: Any, folder: Path, **given: Any) -> tuple[cleaning.Cleaning, pd.DataFrame, pd.DataFrame]:
+    """Cleans data; gives what was done, the rows kept, and those set aside."""
+    given = {"set_aside": str(folder / "bad.parquet"), "force": True, **given}
+    done = cleaning.clean(data, str(folder / "clean.parquet"), **given)
+    aside = pq.read_table(given["set_aside"]).to_pandas() if given["set_aside"] else pd.DataFrame()
+    return done, pq.read_table(folder / "clean.parquet").to_pandas(), aside
+
+
+@pytest.mark.parametrize("impute", [*options.IN_MODEL, *options.OUT_OF_MODEL])
+def test_every_way_fills_every_gap(impute: str, penguins: str, tmp_path: Path) -> None:
+    """Each way leaves no gap in the numbers, changes no cell that was there, and keeps the rows in their order."""
+    raw = pd.read_csv(penguins)
+    done, kept, aside = run(penguins, tmp_path, options=Options(impute=impute, group="species", outliers=None))
+    assert (done.num_rows, len(kept), len(aside)) == (344, 344, 0)
+    assert kept[NUMBERS].notna().all(axis=None)
+    pd.testing.assert_frame_equal(kept.where(raw.notna()), raw, check_dtype=False)
+    assert done.num_filled == {**dict.fromkeys(NUMBERS, 2), "year": 0}
+
+
+def test_fills_that_look_at_other_rows(penguins: str, tmp_path: Path) -> None:
+    """A group's mean and the row before are those of pandas."""
+    raw = pd.read_csv(penguins)
+    means = raw[NUMBERS].fillna(raw.groupby("species")[NUMBERS].transform("mean"))
+    found = run(penguins, tmp_path, options=Options(impute="group_mean", group="species", outliers=None))[1]
+    np.testing.assert_allclose(found[NUMBERS], means)
+    found = run(penguins, tmp_path, options=Options(impute="bfill", outliers=None))[1]
+    np.testing.assert_allclose(found[NUMBERS], raw[NUMBERS].bfill().ffill())
+
+
+def test_rows_that_cannot_be_repaired_are_set_aside(penguins: str, tmp_path: Path) -> None:
+    """Rows without a label leave with their cells, number, column and reason; kept and set aside are all rows."""
+    raw = pd.read_csv(penguins)
+    done, kept, aside = run(penguins, tmp_path, label="sex")
+    assert done.reasons == {"no label": 11}
+    assert aside["nanguard_row"].tolist() == np.flatnonzero(raw["sex"].isna()).tolist()
+    assert [list(names) for names in aside["nanguard_columns"]] == [["sex"]] * 11
+    assert kept["sex"].notna().all()
+    assert len(kept) + len(aside) == len(raw)
+
+
+@pytest.mark.parametrize(
+    ("bounds", "expected"), [("iqr", {5, 70}), ("mad", {5, 70}), ("isolation_forest", {70}), ("mahalanobis", {9, 70})]
+)
+def test_outliers_leave(bounds: str, expected: set[int], tmp_path: Path) -> None:
+    """Cells beyond their column's bounds take their rows out, and so do rows that are odd as a whole."""
+    random = np.random.default_rng(0)
+    x = random.normal(size=2000)
+    frame = pd.DataFrame({"x": x, "y": x + 0.05 * random.normal(size=2000), "z": random.normal(size=2000)})
+    frame.loc[5, "z"] = 12.0
+    frame.loc[9, ["x", "y"]] = 1.5, -1.5
+    frame.loc[70] = 30.0, -30.0, 30.0
+    limit = {"mad": 8.0, "isolation_forest": 0.0006, "mahalanobis": 1 - 1e-9}.get(bounds)
+    given = Options(bounds=bounds, outliers="quarantine", threshold=limit)
+    done, kept, aside = run(frame, tmp_path, options=given)
+    assert expected <= set(aside["nanguard_row"])
+    assert len(aside) <= len(expected) + 1
+    assert done.num_set_aside == len(aside) == 2000 - len(kept)
+
+
+def test_spikes_of_a_sequence_are_found_across_blocks(tmp_path: Path) -> None:
+    """A number that jumps out of its neighbourhood is filled from its neighbours, at the edge of a block too."""
+    curve = np.sin(np.arange(1000) / 50)
+    spiked = curve.copy()
+    places = [0, 99, 100, 101, 555, 999]
+    spiked[[99, 555]] += 3
+    batches = [pa.record_batch({"y": spiked[start : start + 100]}) for start in range(0, 1000, 100)]
+    given = Options(impute="interpolate", bounds="hampel", outliers="impute", threshold=8.0)
+    done, kept, _ = run(pa.Table.from_batches(batches), tmp_path, options=given)
+    assert done.num_bounded == {"y": 2}
+    np.testing.assert_allclose(kept["y"].to_numpy()[places], curve[places], atol=1e-3)
+
+
+def test_what_is_not_repaired_keeps_its_bits(tmp_path: Path) -> None:
+    """Integers of 64 bits, dates, text, lists and floats without trouble go through as they came, types too."""
+    table = pa.table(
+        {
+            "id": pa.array([2**62 + n for n in range(4)], pa.int64()),
+            "when": pa.array([1, 2, None, 4], pa.timestamp("ns")),
+            "what": pa.array(["a", None, "b", "b"]),
+            "list": pa.array([[1], [], None, [2, 3]], pa.list_(pa.int64())),
+            "half": pa.array(np.array([0.1, 0.2, 0.3, 0.4], np.float16)),
+            "gap": pa.array([1.5, None, float("nan"), 2.5], pa.float32()),
+        }
+    )
+    pq.write_table(table, tmp_path / "in.parquet")
+    given = {"options": Options(impute="mean", outliers=None), "set_aside": None}
+    run(str(tmp_path / "in.parquet"), tmp_path, **given)
+    found = pq.read_table(tmp_path / "clean.parquet")
+    for name in ("id", "when", "what", "list", "half"):
+        assert found[name].equals(table[name]), name
+        assert found.schema.field(name).type == table.schema.field(name).type
+    assert found["gap"].to_pylist() == [1.5, 2.0, 2.0, 2.5]
+    run(str(tmp_path / "in.parquet"), tmp_path, categories="mode", **given)
+    assert pq.read_table(tmp_path / "clean.parquet")["what"].to_pylist() == ["a", "b", "b", "b"]
+
+
+def test_only_the_columns_that_are_named_are_cleaned(penguins: str, tmp_path: Path) -> None:
+    """Other columns keep their gaps."""
+    _, kept, _ = run(penguins, tmp_path, columns=["body_mass_g"], options=Options(impute="median"))
+    assert kept.isna().sum()[NUMBERS].tolist() == [2, 2, 2, 0]
+    with pytest.raises(UsageError, match="'sex' is not a column of numbers"):
+        run(penguins, tmp_path, columns=["sex"])
+    with pytest.raises(UsageError, match="'size' is no column of"):
+        run(penguins, tmp_path, columns=["size"])
+
+
+def test_nothing_is_written_where_something_fails(
+    penguins: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that exists, a source that changes while it is read, and an error in the middle leave no file behind."""
+    output = tmp_path / "clean.parquet"
+    output.write_text("mine")
+    with pytest.raises(UsageError, match="clean.parquet exists"):
+        cleaning.clean(penguins, str(output))
+    assert output.read_text() == "mine"
+    output.unlink()
+    before = set(os.listdir(tmp_path))
+    learn = cleaning.survey
+
+    def learn_and_grow(*arguments: Any, **given: Any) -> Any:
+        found = learn(*arguments, **given)
+        with open(penguins, "a", encoding="utf-8") as file:
+            file.write("Adelie,Biscoe,40,18,190,4000,male,2009\n")
+        return found
+
+    monkeypatch.setattr(cleaning, "survey", learn_and_grow)
+    with pytest.raises(UsageError, match=r"had 344 rows when it was learnt from and 345 when it was cleaned"):
+        cleaning.clean(penguins, str(output), set_aside=str(tmp_path / "bad.parquet"))
+    assert set(os.listdir(tmp_path)) == before
+
+
+def test_what_can_be_read_once_is_refused(tmp_path: Path) -> None:
+    """A generator of batches cannot be learnt from and cleaned, and the message says what to do."""
+    with pytest.raises(UsageError, match="can be read only once, and cleaning reads it twice"):
+        cleaning.clean((np.ones((3, 2)) for _ in range(2)), str(tmp_path / "out.parquet"))
+
+
+def test_quarantine_needs_a_file(penguins: str, tmp_path: Path) -> None:
+    """Rows that are to be set aside need a place to go to."""
+    with pytest.raises(UsageError, match="--quarantine FILE"):
+        cleaning.clean(penguins, str(tmp_path / "out.parquet"), options=Options(outliers="quarantine"))
+
+
+def test_a_scan_of_what_was_cleaned_is_finite(penguins: str, tmp_path: Path) -> None:
+    """What was cleaned has no gap left, and its figures are plain JSON."""
+    done = cleaning.clean(penguins, str(tmp_path / "clean.csv"), label="sex", set_aside=str(tmp_path / "bad.parquet"))
+    found = cleaning.scan(str(tmp_path / "clean.csv"), label="sex")
+    assert not [column.name for column in found.columns if column.num_missing]
+    assert json.loads(json.dumps(done.to_json(), allow_nan=False))["num_kept"] == found.num_rows == 333
+
+
+def test_memory_makes_blocks_small(penguins: str) -> None:
+    """A budget below what the process takes itself is refused; another one cuts the blocks."""
+    with pytest.raises(UsageError, match="100 MB are too few"):
+        cleaning.scan(penguins, memory=100 << 20)
+    seen = []
+
+    def watch(source: sources.Source, what: str) -> sources.Source:
+        seen.append((what, source.batch_rows))
+        return source
+
+    cleaning.scan(np.ones((10, 1000)), memory=230 << 20, watch=watch)
+    assert seen == [("scan", (10 << 20) // (12 * 8 * 1000))]
