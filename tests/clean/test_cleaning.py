@@ -139,7 +139,7 @@ def test_nothing_is_written_where_something_fails(
     """A file that exists, a source that changes while it is read, and an error in the middle leave no file behind."""
     output = tmp_path / "clean.parquet"
     output.write_text("mine")
-    with pytest.raises(UsageError, match="clean.parquet exists"):
+    with pytest.raises(UsageError, match=r"clean\.parquet exists"):
         cleaning.clean(penguins, str(output))
     assert output.read_text() == "mine"
     output.unlink()

@@ -19,6 +19,11 @@ class Shown:
         self._source = source
         self._what = what
 
+    @property
+    def unwatched(self) -> Any:
+        """The source itself, for an engine that reads it elsewhere."""
+        return self._source
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self._source, name)
 
