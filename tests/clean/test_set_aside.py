@@ -96,11 +96,9 @@ def test_any_split(is_bad: list[bool], batch_rows: int) -> None:
     data = {"k": np.arange(len(is_bad)) + 2**60, "s": [f"{row:03d}" for row in range(len(is_bad))]}
     part(data, is_bad, batch_rows=batch_rows)
     before = sources.open
-    quarantine.sources.open = lambda *args, **options: before(*args, **{**options, "batch_rows": batch_rows})  # type: ignore[assignment]
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sources, "open", lambda *args, **options: before(*args, **options, batch_rows=batch_rows))
         num_rows = quarantine.restore("clean.parquet", "bad.parquet", "all.parquet", force=True)
-    finally:
-        quarantine.sources.open = before
     assert num_rows == len(is_bad)
     assert table("all.parquet").to_pydict() == {"k": data["k"].tolist(), "s": data["s"]}
 
@@ -161,6 +159,15 @@ def test_no_row_left(aside: str) -> None:
     part({"a": np.arange(3.0)}, [False] * 3, aside=aside)
     assert quarantine.restore("clean.parquet", aside, "all.parquet") == 3
     assert table("all.parquet").to_pydict() == {"a": [0.0, 1.0, 2.0]}
+
+
+@pytest.mark.parametrize("clean", ["clean.parquet", "clean.csv", "clean.npz", "clean.tfrecord"])
+def test_every_row_left(clean: str) -> None:
+    """If every row left, the clean file has none, and all of them come back."""
+    data = {"a": np.arange(3.0), "k": np.arange(3) + 2**60, "s": ["x", "y", "z"]}
+    part(data, [True] * 3, clean)
+    assert quarantine.restore(clean, "bad.parquet", "all.parquet") == 3
+    assert table("all.parquet").to_pydict() == {"a": [0, 1, 2], "k": data["k"].tolist(), "s": data["s"]}
 
 
 def test_counting_only() -> None:

@@ -387,6 +387,21 @@ def test_folder() -> None:
     assert source.num_rows == 4
 
 
+@pytest.mark.usefixtures("small_blocks")
+def test_fraction_in_a_late_file() -> None:
+    """A column that becomes one of floats in the midst of one file is one in all of them."""
+    write("d/a.csv", "a\n1\n")
+    write("d/b.csv", "a\n" + "2\n" * 100 + "2.5\n")
+    write("d/c.csv", "a\n3\n")
+    source = sources.open("d")
+    assert source.schema.types == {"a": "int64"}
+    for _ in range(2):
+        blocks = list(source.blocks())
+        assert sum(block.numbers.sum() for block in blocks) == 206.5
+        assert source.schema.types == {"a": "float64"}
+    assert all(block.batch.schema == source.arrow_schema for block in blocks)  # type: ignore[union-attr]
+
+
 def test_files_that_differ() -> None:
     """Files whose columns differ are refused, with the names of both files and the column."""
     write("d/a.csv", "a,b\n1.5,2\n")

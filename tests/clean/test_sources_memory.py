@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import decimal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -296,7 +297,7 @@ def test_small_batches_are_joined() -> None:
 @pytest.mark.parametrize("kind", [np.float16, np.int8, dict])
 def test_wide_blocks_have_fewer_rows(kind: Any) -> None:
     """A block of a table with very many columns does not take more memory than others."""
-    rows = np.zeros((3000, 5000), np.int8 if kind is dict else kind)
+    rows = np.zeros((3000, 2000), np.int8 if kind is dict else kind)
     blocks = list(sources.open({"a": rows} if kind is dict else rows).blocks())
     assert max(block.numbers.nbytes for block in blocks) <= 1 << 25
     assert sum(map(len, blocks)) == 3000
@@ -384,3 +385,14 @@ def test_any_nulls(values: list[Any], cut: tuple[int, int], kind: str) -> None:
         return
     np.testing.assert_array_equal(block.numbers[:, 0], expected)
     assert block.num_nulls.tolist() == [sum(map(np.isnan, expected))]
+
+
+def test_missing_libraries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A matrix of floats needs no library but NumPy; for what needs one, a line says how to get it."""
+    for name in ("pyarrow", "pyarrow.parquet", "pyarrow.csv", "narwhals"):
+        monkeypatch.setitem(sys.modules, name, None)
+    assert numbers(np.ones((2, 2)), columns=["1"]).tolist() == [[1], [1]]
+    (tmp_path / "a.csv").write_text("a\n1\n")
+    for data in (str(tmp_path / "a.csv"), {"a": [1]}):
+        assert refusal(data) == 'This needs pyarrow, which is not installed: pip install "nanguard[data]"'
+    assert refusal(pd.DataFrame({"a": [1]})).startswith("This needs narwhals, which is not installed: pip install")

@@ -424,6 +424,29 @@ def test_unchanged_columns_are_the_same() -> None:
     assert batch.to_pydict() == {"a": [2**60 + 1, None], "b": [1.5, 3.0]}
 
 
+@given(
+    values=st.lists(st.none() | st.floats(width=16), min_size=1, max_size=30),
+    kind=st.sampled_from(["double", "float", "halffloat"]),
+    choice=st.randoms(use_true_random=False),
+)
+def test_any_changed_floats(values: list[float | None], kind: str, choice: Any) -> None:
+    """Whatever a column of floats holds, the cells that changed have their new numbers, the others their old bits."""
+    column = pa.array(values, kind)
+    block = next(sources.open(pa.table({"a": column})).blocks())
+    schema = Schema(("a",), ("a",), types={"a": kind})
+    rows = block.numbers.copy()
+    for row in range(len(rows)):
+        if choice.random() < 0.5:
+            rows[row] = choice.choice([7.0, NAN, -0.0])
+    changed = (rows != block.numbers) & ~(np.isnan(rows) & np.isnan(block.numbers))
+    batch = writers.cleaned_batch(block, schema, rows, changed, like=pa.schema({"a": kind}))
+    told = [None if np.isnan(new) else new for new in rows[:, 0]]
+    expected = [
+        new if is_new else old for new, is_new, old in zip(told, changed[:, 0], column.to_pylist(), strict=True)
+    ]
+    assert same(batch.column("a").to_pylist(), pa.array(expected, kind).to_pylist())
+
+
 def test_values_out_of_range() -> None:
     """A number beyond the type of its column becomes the largest that there is; one beyond a decimal is refused."""
     for kind, given_back in (("int8", 127), ("uint8", 255), ("halffloat", 65504.0), ("int64", 2**63 - 1024)):

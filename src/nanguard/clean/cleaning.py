@@ -171,7 +171,7 @@ def clean(
 
 def _opened(data: Any, memory: int | None, **reading: Any) -> sources.Source:
     source = sources.open(data, **reading)
-    if memory is None:
+    if memory is None or not source.is_replayable:  # batches that are handed in have the size that they have
         return source
     per_row = 8 * max(len(source.schema.names), 1)
     batch_rows = (memory - _BASE_BYTES) // (_COPIES * per_row)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from importlib import import_module
 from typing import Any
 
@@ -16,9 +17,8 @@ class DaskEngine:
 
     Each worker surveys whole files, or row groups of Parquet files, and the surveys are merged two by two in an order
     that does not depend on who is done first: the result is the same on any cluster, and the same after a worker was
-        lost, whose parts
-    Dask runs again elsewhere. It is that of one process, up to the rounding of sums. Workers need the files under the
-    same paths, and nanguard.
+    lost, whose parts Dask runs again elsewhere. It is that of one process, up to the rounding of sums. Workers need the
+    files under the same paths, and nanguard.
 
     Args:
         scheduler: The address of the cluster's scheduler, such as `tcp://host:8786`. Without one, a cluster of
@@ -44,7 +44,8 @@ class DaskEngine:
         distributed: Any = import_module("distributed")
 
         pieces = parts(source)
-        pilot = Survey.pilot(source.schema, next(source.blocks()), options, with_products=with_products)
+        with contextlib.closing(source.blocks()) as blocks:
+            pilot = Survey.pilot(source.schema, next(blocks), options, with_products=with_products)
         if self.scheduler is not None:
             try:
                 client = distributed.Client(self.scheduler, timeout=10, set_as_default=False)

@@ -109,8 +109,9 @@ def chosen_names(names: Sequence[str], columns: Sequence[str] | None, source: st
     """
     if columns is None:
         return list(names)
+    known = set(names)
     for name in columns:
-        if name not in names:
+        if name not in known:
             raise UsageError(f"{source} has no column {name!r}. It has {listed(names)}.")
     return list(columns)
 

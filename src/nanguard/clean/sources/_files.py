@@ -161,9 +161,11 @@ class Files(Source):
         before = 0
         for source in self.sources:
             num_rows = 0
+            known = source.arrow_schema
             for block in source.blocks():
-                if source.arrow_schema != self._arrow_schema:
-                    self._settle()  # while it was read a column may have become wider
+                if source.arrow_schema != known:  # while it was read a column became wider
+                    known = source.arrow_schema
+                    self._settle()
                 yield self.placed(block, source, before)
                 num_rows += len(block)
             before += num_rows

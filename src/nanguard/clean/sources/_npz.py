@@ -153,7 +153,8 @@ class _Reader:
 
     def chunks(self, size: int) -> Iterator[NDArray[Any]]:
         """The array's rows in pieces of some rows."""
-        for first in range(0, self.num_rows, size):
+        # An array of no rows still has columns.
+        for first in range(0, max(self.num_rows, 1), size):
             count = min(size, self.num_rows - first)
             with _told(self._name, first):
                 yield self._columns(first, count) if self.is_by_columns else self._rows(first, count)

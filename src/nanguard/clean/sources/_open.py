@@ -30,7 +30,7 @@ def open(
 
     Rows are numbered from 0, over all files. A matrix has its columns called "0", "1" and so on, an array `x` of an
     archive, a dict or an example "x_0", "x_1" if it has several. A null, a NaN and an empty cell of a CSV file are
-    missing cells, as are `NA`, `N/A`, `null` and `nan` there unless they are quoted.
+    missing cells, as are `NA`, `N/A`, `null` and `nan` there unless they are quoted. The index of a frame is no column.
 
     Args:
         data: The path of a CSV, Parquet, TFRecord, NPZ or NPY file, of a folder of such files, or a pattern such as
