@@ -188,5 +188,5 @@ def test_memory_makes_blocks_small(penguins: str) -> None:
         seen.append((what, source.batch_rows))
         return source
 
-    cleaning.scan(np.ones((10, 1000)), memory=230 << 20, watch=watch)
+    cleaning.scan(np.ones((10, 1000)), memory=260 << 20, watch=watch)
     assert seen == [("scan", (10 << 20) // (12 * 8 * 1000))]

@@ -25,7 +25,7 @@ CATEGORIES = ("pass", "mode")
 Watch = Callable[[Any, str], Any]
 
 # What the process has before it reads, with all libraries, and how many copies of a block are alive at a time.
-_BASE_BYTES = 220 << 20
+_BASE_BYTES = 250 << 20
 _COPIES = 12
 _BATCH_ROWS = 65_536
 

@@ -44,7 +44,8 @@ class DaskEngine:
         distributed: Any = import_module("distributed")
 
         pieces = parts(source)
-        with contextlib.closing(source.blocks()) as blocks:
+        reader: Any = source.blocks()
+        with contextlib.closing(reader) as blocks:
             pilot = Survey.pilot(source.schema, next(blocks), options, with_products=with_products)
         if self.scheduler is not None:
             try:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 BATCH_ROWS = 65_536
-_BLOCK_BYTES = 6 << 20  # of the matrix of one block: a table of more than a dozen columns has blocks of fewer rows
+_BLOCK_BYTES = 5 << 20  # of the matrix of one block: a table of more than a dozen columns has blocks of fewer rows
 
 
 class Source(abc.ABC):
