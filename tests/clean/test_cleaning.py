@@ -123,6 +123,15 @@ def test_what_is_not_repaired_keeps_its_bits(tmp_path: Path) -> None:
     assert pq.read_table(tmp_path / "clean.parquet")["what"].to_pylist() == ["a", "b", "b", "b"]
 
 
+def test_the_index_of_a_frame_is_no_column(tmp_path: Path) -> None:
+    """A frame whose rows were drawn, as `train_test_split` does, is cleaned in the order that it has."""
+    frame = load_penguins().sample(100, random_state=0)
+    _, kept, _ = run(frame, tmp_path, options=Options(impute="median", outliers=None))
+    expected = frame["body_mass_g"].fillna(frame["body_mass_g"].median()).tolist()
+    assert kept["body_mass_g"].tolist() == pytest.approx(expected, rel=0.01)
+    assert set(kept.columns) == set(frame.columns)
+
+
 def test_only_the_columns_that_are_named_are_cleaned(penguins: str, tmp_path: Path) -> None:
     """Other columns keep their gaps."""
     _, kept, _ = run(penguins, tmp_path, columns=["body_mass_g"], options=Options(impute="median"))

@@ -101,6 +101,9 @@ def test_what_is_beyond_a_bound() -> None:
     assert clipped.is_outlier[0, 0] == imputed.is_outlier[0, 0] == True  # noqa: E712
     assert clipped.rows[1, 1] == bounds.fill[1]
     assert recipe_of(rows, infinite="clip").clean(rows).rows[1, 1] == bounds.low[1]
+    assert recipe_of(rows, infinite="clip", outliers=None).clean(rows).rows[1, 1] == bounds.low[1]
+    flat = np.where(np.isinf(rows), rows, 0.0)
+    assert recipe_of(flat, infinite="clip", impute="median").clean(flat).rows[1, 1] == 0
     np.testing.assert_array_equal(clipped.rows[2:], rows[2:])
 
 

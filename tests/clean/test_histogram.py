@@ -56,6 +56,13 @@ def test_integers_come_back_as_they_came(values: list[int]) -> None:
         assert histogram.quantiles(shares).tolist() == np.quantile(values, shares, method="inverted_cdf").tolist()
 
 
+def test_both_zeros_are_one_number() -> None:
+    """-0.0 and 0.0 fall into one bin."""
+    histogram = Histogram(0.0)
+    histogram.add([-0.0, 0.0, 1.0])
+    assert histogram.counts.tolist() == [2, 1]
+
+
 def test_one_huge_number_moves_nothing() -> None:
     """Mean and variance within a range are those of the numbers in it, whatever lies outside."""
     values = np.random.default_rng(0).normal(1e8, 10, 100_000)

@@ -261,7 +261,7 @@ def test_values_of_1e5_and_beyond_stay(policy: str, dtype: str) -> None:
     """What comes out is float32 whatever the policy, so that no feature overflows."""
     rows = np.array([[1e5, 3e4], [2e5, 6e4], [3e5, np.nan], [4e5, 1.2e5]])
     cleaner = Cleaner("mean", outliers=None, dtype=policy).adapt(rows)
-    given = tf.cast([[6e4, np.nan]], dtype)
+    given = tf.cast([[6e4 if dtype == "float16" else 2.5e5, np.nan]], dtype)
     found = cleaner(given)
     assert found.dtype == tf.float32
     assert found.numpy()[0, 0] == given.numpy().astype(np.float32)[0, 0]

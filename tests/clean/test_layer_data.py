@@ -134,6 +134,11 @@ ERRORS: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         UsageError,
         "Column 'a' holds text in batch 1, and did not before.",
     ),
+    "only text": (
+        lambda: {"colour": ["red", "green"]},
+        UsageError,
+        "no column of numbers to clean. There are: 'colour'.",
+    ),
     "no number": (lambda: np.full((5, 2), np.nan), UsageError, "Column '0' holds no number"),
     "endless": (
         lambda: tf.data.Dataset.from_tensors(ROWS).repeat(),

@@ -135,13 +135,14 @@ def test_ends_of_a_row() -> None:
     assert np.array_equal(found[1], given[1])
 
 
-@pytest.mark.parametrize("far", [1e12, 1e25, 1e38])
+@pytest.mark.parametrize("far", [1e12, 1e25, 3e38])
 def test_far_cell_leaves_numbers(far: float) -> None:
-    """A cell so far out that its square is infinite leaves every fill finite."""
-    gaussian = gaussian_of(ROWS["wine"])
-    given = np.float32(holed(ROWS["wine"][:20], 0.3))
+    """A cell so far out that its distance or the square of it is infinite leaves every fill finite."""
+    rows = ROWS["wine"].copy()
+    rows[:, 3] *= 1e-6
+    given = np.float32(holed(rows[:20], 0.3))
     given[:, 3] = far
-    found = layer_ops.clean(tf.constant(given), steps_of(gaussian))[0].numpy()
+    found = layer_ops.clean(tf.constant(given), steps_of(gaussian_of(rows)))[0].numpy()
     assert np.all(np.isfinite(found))
     assert np.all(found[:, 3] == np.float32(far))
 
@@ -201,3 +202,13 @@ def test_offset_keeps_what_float32_can_hold() -> None:
     given[:, 5] = np.nan
     found = layer_ops.clean(tf.constant(given + shift), steps_of(moved))[0][:, 5]
     assert np.max(np.abs(found - gaussian.fill(given)[:, 5])) < 1e-5
+
+
+def test_mean_is_exact_beside_an_offset() -> None:
+    """Columns at 1e6 that come in float32 are centred by their mean, not by the float32 nearest to it."""
+    rows = ROWS["factors"][:, :6] + np.array([1e6] * 5 + [0.0])
+    given = rows[:50].astype(np.float32)
+    given[:, 5] = np.nan
+    gaussian = gaussian_of(rows)
+    found = layer_ops.clean(tf.constant(given), steps_of(gaussian))[0][:, 5]
+    assert np.max(np.abs(found - gaussian.fill(given.astype(np.float64))[:, 5])) < 1e-4

@@ -35,7 +35,7 @@ def fit(learnt: Accumulator, options: Options) -> Recipe:
         [_fill(name, histogram, bounds, options)
          for name, histogram, bounds in zip(learnt.names, learnt.histograms, fences, strict=True)]
     ).reshape(size)  # fmt: skip
-    needs_gaussian = options.impute == "gaussian" or options.bounds == "mahalanobis"
+    needs_gaussian = size > 0 and (options.impute == "gaussian" or options.bounds == "mahalanobis")
     fitted = _gaussian(learnt, fences if options.outliers is not None else None, options) if needs_gaussian else None
     return Recipe(
         names=learnt.names,

@@ -54,7 +54,8 @@ class Histogram:
 
     def add(self, values: ArrayLike) -> None:
         """Adds numbers. They must be finite, in float64 or what converts to it."""
-        distances = np.asarray(values, np.float64) - self.center
+        # Plus zero: -0.0 would be the first of the negative numbers.
+        distances = np.asarray(values, np.float64) - self.center + 0.0
         if not distances.size:
             return
         with np.errstate(over="ignore"):

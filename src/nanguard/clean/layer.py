@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from nanguard.clean import fitting, layer_data, layer_frame, layer_ops, threads
-from nanguard.clean.layer_columns import Columns, check_columns, check_matrix, form, tensor_like
+from nanguard.clean.layer_columns import Columns, check_columns, check_matrix, form, listed, tensor_like
 from nanguard.clean.layer_options import arguments, in_model, of_recipe, plain
 from nanguard.clean.layer_state import State
 from nanguard.clean.options import Options
@@ -74,7 +74,7 @@ class Cleaner(keras.layers.Layer):  # type: ignore[misc]
 
     >>> rows = np.array([[1.0, 2.0], [2.0, 4.1], [3.0, 5.9], [4.0, 8.0], [5.0, np.nan]])
     >>> cleaner = Cleaner(indicators=True).adapt(rows)
-    >>> cleaner(np.array([[3.0, 6.0], [2.0, np.nan]])).numpy().round(1)
+    >>> cleaner(np.array([[3.0, 6.0], [2.0, np.nan]])).numpy().round()
     array([[3., 6., 0.],
            [2., 4., 1.]], dtype=float32)
     """
@@ -134,10 +134,12 @@ class Cleaner(keras.layers.Layer):  # type: ignore[misc]
             The layer.
 
         Raises:
-            UsageError: If there is no row, or a column holds no number to fill its gaps from.
+            UsageError: If there is no row or no column of numbers, or a column has nothing to fill its gaps from.
         """
         with threads.one():
             found = layer_data.learn(data, self.options, columns=self.columns, steps=steps)
+            if not found.numbers.names:
+                raise UsageError(f"There is no column of numbers to clean. There are: {listed(found.schema.names)}.")
             recipe = fitting.fit(found.numbers, self.options)
         words = {name: layer_data.mode_of(categories) for name, categories in found.categories.items()}
         others = tuple(name for name in found.schema.names if name not in recipe.names and name not in words)

@@ -160,7 +160,7 @@ def batch_of(rows: Any, columns: Sequence[str] | None, number: int = 0) -> Batch
     for name, array in arrays.items():
         if len(array) != length:
             raise UsageError(f"Batch {number} has {length} values in {chosen[0]!r} and {len(array)} in {name!r}.")
-    words = {name: [_word(value) for value in array.tolist()] for name, array in arrays.items() if _is_text(array)}
+    words = {name: [word_of(value) for value in array.tolist()] for name, array in arrays.items() if _is_text(array)}
     names = tuple(name for name in chosen if name not in words)
     numbers = np.empty((length, len(names)), order="F")
     for place, name in enumerate(names):
@@ -198,7 +198,7 @@ def _is_text(array: NDArray[Any]) -> bool:
     return array.dtype.kind in "SUT"
 
 
-def _word(value: Any) -> str | None:
+def word_of(value: Any) -> str | None:
     """A value of a column of text; None for a missing one, which TensorFlow writes as empty text."""
     if isinstance(value, bytes):
         # A text that is not UTF-8 comes back as the bytes that it was.

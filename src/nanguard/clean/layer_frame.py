@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nanguard.clean.layer_data import batch_of, is_frame
+from nanguard.clean.layer_data import batch_of, is_frame, word_of
 from nanguard.clean.recipe import Recipe
 from nanguard.errors import UsageError
 
@@ -68,8 +68,8 @@ def _of_columns(data: Mapping[str, Any], recipe: Recipe, words: Mapping[str, str
             result[name] = np.ascontiguousarray(found.pop(name)).reshape(shapes[name])
         elif word is not None:
             array = np.asarray(values)
-            is_missing = np.isin(array.astype(object), [b"", "", None])
-            result[name] = np.where(is_missing, word, array)
+            is_missing = np.array([word_of(value) is None for value in array.ravel().tolist()], np.bool_)
+            result[name] = np.where(is_missing.reshape(array.shape), word, array)
         else:
             result[name] = np.asarray(values)
     return result | {name: np.ascontiguousarray(values).reshape(shape) for name, values in found.items()}

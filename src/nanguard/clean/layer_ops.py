@@ -211,7 +211,7 @@ def _least_squares(rows: tf.Tensor, mask: tf.Tensor, root: tf.Tensor, factor: tf
     # In exact arithmetic it takes as many steps as a row has missing cells.
     start = (misfit, slope, _sum(slope * slope), tf.maximum(epsilon**2 * misfit_square, least))
     misfit = tf.while_loop(goes_on, step, start, maximum_iterations=2 * rows.shape[-1] + 16)[0]
-    # The misfit says what was added: to keep account of it on the way would take a quarter of the time.
+    # The misfit says what was added: to keep account of it on the way would take a tenth of the time.
     return -_product(misfit, tf.transpose(factor)) - rows
 
 

@@ -69,7 +69,7 @@ def of_recipe(recipe: Recipe) -> Options:
         impute = None
     else:
         impute = "gaussian" if recipe.gaussian is not None and recipe.fills_by_gaussian else "median"
-    return in_model(
+    return Options(
         impute=impute,
         outliers=recipe.action if recipe.action in ("clip", "impute") else None,
         indicators=bool(recipe.has_indicator.any()),

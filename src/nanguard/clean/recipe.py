@@ -68,6 +68,11 @@ class Recipe:
             found[is_outlier] = np.nan
         elif self.action == "clip":
             np.clip(found, self.low, self.high, out=found)
+        if self.clips_infinite:
+            is_infinite = np.isinf(found)
+            np.copyto(found, np.clip(found, self.low, self.high), where=is_infinite)
+            # Where a column has no bound an infinity is missing all the same: nothing infinite leaves.
+            found[np.isinf(found)] = np.nan
         is_missing = np.isnan(found)
         is_odd = np.zeros(len(found), np.bool_)
         if self.gaussian is not None and self.row_limit is not None:

@@ -70,7 +70,9 @@ class FrameSource(ArrowSource):
 
     def _batches(self) -> Iterator[pa.RecordBatch]:
         for start in range(0, self.num_rows or 0, self.batch_rows):
-            table = self._frame[start : start + self.batch_rows].to_arrow().combine_chunks()
+            # The index of a pandas frame comes along as a column.
+            table = self._frame[start : start + self.batch_rows].to_arrow().select(self._frame.columns)
+            table = table.combine_chunks()
             for batch in table.to_batches():
                 yield _arrow.conform(batch, self.arrow_schema, self.name, start)
 
