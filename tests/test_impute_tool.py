@@ -117,7 +117,7 @@ def test_bars_compare_with_the_peers() -> None:
 
 
 def test_the_tool_runs_and_writes_its_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """It prints the table that it writes between the page's markers, and exits 0 where the bars are met."""
+    """It prints the table that it writes between the page's markers; a short run judges nothing."""
     page = tmp_path / "page.md"
     page.write_text("before\n<!-- begin: imputation -->\n<!-- end: imputation -->\nafter\n", encoding="utf-8")
     arguments = [
@@ -132,7 +132,8 @@ def test_the_tool_runs_and_writes_its_page(tmp_path: Path, capsys: pytest.Captur
     code = impute.main(arguments)
     printed = capsys.readouterr().out
     assert "| table | SimpleImputer | nanguard, gaussian (default) | IterativeImputer (BayesianRidge) |" in printed
-    assert code == (1 if "miss" in printed else 0)
+    assert code == 0
+    assert "pass" not in printed
     text = page.read_text(encoding="utf-8")
     assert printed.strip() in text
     assert text.startswith("before\n")

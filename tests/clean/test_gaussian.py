@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sklearn.datasets import load_breast_cancer
 
 from nanguard.clean import gaussian
 from nanguard.clean.accumulator import Accumulator
@@ -109,21 +110,21 @@ def test_fit_is_a_maximum_of_the_likelihood(random: np.random.Generator) -> None
 
 
 def test_pairwise_moments_of_repeating_columns_do_not_overshoot(random: np.random.Generator) -> None:
-    """With columns that nearly repeat each other the one-pass Gaussian stays better than the mean, and close to EM."""
-    hidden = random.normal(size=(900, 3))
-    rows = hidden @ random.normal(size=(3, 15)) + 0.01 * random.normal(size=(900, 15))
-    train, test = holed(random, rows[:600], 0.1), holed(random, rows[600:], 0.1)
-    learnt = Accumulator.pilot([str(place) for place in range(15)], train)
-    learnt.update(train, first_row=0)
+    """On real columns that nearly repeat each other the one-pass Gaussian is far better than the mean, as EM is."""
+    truth = load_breast_cancer().data[:450]
+    truth = (truth - truth.mean(0)) / truth.std(0)
+    rows = holed(random, truth, 0.1)
+    learnt = Accumulator.pilot([str(place) for place in range(truth.shape[1])], rows[:300])
+    learnt.update(rows[:300], first_row=0)
     mean, covariance = learnt.covariance()
     assert np.linalg.eigvalsh(covariance)[0] < 0
-    gone = np.isnan(test)
+    gone = np.isnan(rows[300:])
 
-    def error(filled: Any) -> float:
-        return float(np.sqrt(np.mean(((filled - rows[600:]) / rows.std(0))[gone] ** 2)))
+    def error(found: Gaussian) -> float:
+        return float(np.sqrt(np.mean((found.fill(rows[300:]) - truth[300:])[gone] ** 2)))
 
-    assert error(gaussian.of_moments(mean, covariance).fill(test)) < 0.25
-    assert error(gaussian.fit(train).fill(test)) < 0.02
+    assert error(gaussian.of_moments(mean, covariance)) < 0.4
+    assert error(gaussian.fit(rows[:300])) < 0.35
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 5), (3, 40), (50, 4)], ids=str)
@@ -148,6 +149,25 @@ def test_degenerate_tables_give_finite_cells(random: np.random.Generator, shape:
         known = ~np.isnan(rows).all(0)
         np.testing.assert_allclose(found.fill(rows)[:, known], 5.0)
         np.testing.assert_array_equal(found.scale, 1.0)
+
+
+def test_equal_numbers_do_not_vary() -> None:
+    """A column of equal numbers has a scale of 1 and its number for a mean, though the mean of all is rounded."""
+    rows = np.full((3, 2), 0.1)
+    assert rows[:, 0].mean() != 0.1
+    mean, scale = gaussian.moments(rows)
+    np.testing.assert_array_equal(mean, 0.1)
+    np.testing.assert_array_equal(scale, 1.0)
+
+
+def test_a_constant_column_says_nothing_of_the_others(random: np.random.Generator) -> None:
+    """Another number in a column that was constant when the Gaussian was fitted changes no cell that is filled."""
+    rows = holed(random, correlated(random, 150, 4))
+    rows[:, 1] = 0.1
+    found = gaussian.fit(rows)
+    asked = rows.copy()
+    asked[:, 1] = 3.0
+    np.testing.assert_allclose(found.fill(asked)[:, [0, 2, 3]], found.fill(rows)[:, [0, 2, 3]], rtol=1e-9)
 
 
 def test_rows_of_one_pattern_take_bounded_memory(random: np.random.Generator) -> None:

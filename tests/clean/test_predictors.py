@@ -93,7 +93,19 @@ def test_trees_start_from_the_gaussian_that_is_given(random: np.random.Generator
 
 @pytest.mark.parametrize("method", predictors.METHODS)
 @pytest.mark.parametrize(
-    "kind", ["one row", "wide", "empty", "an empty column", "constant", "integers", "twins", "huge", "one number each"]
+    "kind",
+    [
+        "one row",
+        "wide",
+        "empty",
+        "an empty column",
+        "constant",
+        "hardly varies",
+        "integers",
+        "twins",
+        "huge",
+        "one number each",
+    ],
 )
 def test_degenerate_samples_give_finite_cells_in_range(random: np.random.Generator, method: str, kind: str) -> None:
     """Whatever the sample was like, each gap gets a finite number within what its column was seen to hold."""
@@ -111,6 +123,11 @@ def test_degenerate_samples_give_finite_cells_in_range(random: np.random.Generat
         sample[~np.isnan(sample)] = 7.0
     elif kind == "integers":
         sample = np.round(sample)
+    elif kind == "hardly varies":
+        sample[:, 1] = 0.1
+        sample[5, 1] = 3.0
+        sample[:, 2] = np.where(random.random(60) < 0.05, 1e-12, 0.0)
+        sample[7, 2] = 1.0
     elif kind == "twins":
         sample[:, 1:] = sample[:, :1]
     elif kind == "huge":
@@ -133,6 +150,20 @@ def test_degenerate_samples_give_finite_cells_in_range(random: np.random.Generat
             cells = filled[gone[:, place], place]
             assert (cells >= np.nanmin(sample[:, place])).all()
             assert (cells <= np.nanmax(sample[:, place])).all()
+
+
+def test_a_column_that_varies_in_one_row_is_still_filled_by_its_number(random: np.random.Generator) -> None:
+    """Where all numbers of a column but one are equal, folds without that one do not make its predictions explode."""
+    sample = random.normal(size=(200, 5))
+    sample[:, 1] = 0.1
+    sample[5, 1] = 3.0
+    sample[:, 2] = np.where(random.random(200) < 0.05, 1e-12, 0.0)
+    sample[7, 2] = 1.0
+    rows = random.normal(size=(50, 5))
+    rows[:, [1, 2]] = np.nan
+    filled = predictors.fit(holed(random, sample)).fill(rows)
+    assert np.abs(filled[:, 1] - 0.1).max() < 0.5
+    assert np.abs(filled[:, 2]).max() < 0.2
 
 
 @pytest.mark.parametrize("method", predictors.METHODS)

@@ -110,6 +110,18 @@ def test_guarded_example_goes_on_and_resumes(tmp_path: Path) -> None:
     assert "Epoch" not in runs[1].stdout
 
 
+def test_cleaned_example_trains_and_serves() -> None:
+    """With the cleaning in the model, the penguins' training ends finite, and the served model takes a missing cell."""
+    done = python("-m", "nanguard", "run", "examples/penguins_cleaned.py")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert final_loss(done.stdout) < 0.3
+    accuracy = re.search(r"^test accuracy: (\S+)$", done.stdout, flags=re.MULTILINE)
+    assert accuracy is not None
+    assert float(accuracy[1]) > 0.9
+    assert "a bird of unknown bill length and mass: Adelie" in done.stdout
+    assert done.stdout.rstrip().endswith("All finite.")
+
+
 @every_example
 def test_cured_example_is_finite_under_nanguard(name: str) -> None:
     """`nanguard run` leaves a cured example alone: exit code 0, a finite loss, and a verdict to say so."""

@@ -180,10 +180,13 @@ def moments(rows: Floats) -> tuple[Floats, Floats]:
     """Means and standard deviations of the cells that are there; 0 and 1 for a column without numbers."""
     is_missing = np.isnan(rows)
     count = np.maximum((~is_missing).sum(0), 1)
+    low, high = np.where(is_missing, np.inf, rows).min(0), np.where(is_missing, -np.inf, rows).max(0)
     mean = np.where(is_missing, 0.0, rows).sum(0) / count
+    # The mean of equal numbers may be rounded, and they would seem to vary by as much.
+    mean = np.where(low == high, low, mean)
     around = np.where(is_missing, 0.0, rows - mean)
     scale = np.sqrt((around**2).sum(0) / count)
-    return mean, np.where(scale > 0, scale, 1.0)
+    return mean, np.where((low < high) & (scale > 0), scale, 1.0)
 
 
 def _shrunk(covariance: Floats, num_rows: int) -> Floats:

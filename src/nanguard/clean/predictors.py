@@ -12,6 +12,7 @@ from nanguard.clean import corrections, threads
 from nanguard.clean import gaussian as normal
 from nanguard.clean.corrections import Correction
 from nanguard.clean.gaussian import Gaussian
+from nanguard.clean.ranges import Range
 
 Floats = NDArray[np.float64]
 Places = NDArray[np.intp]
@@ -83,26 +84,6 @@ def fit(
 
 
 @dataclasses.dataclass(frozen=True)
-class _Range:
-    """What a column's numbers lie between; infinite where none were seen."""
-
-    low: Floats
-    high: Floats
-
-    @classmethod
-    def of(cls, rows: Floats) -> _Range:
-        is_missing = np.isnan(rows)
-        low = np.where(is_missing, np.inf, rows).min(0)
-        high = np.where(is_missing, -np.inf, rows).max(0)
-        is_seen = low <= high
-        return cls(np.where(is_seen, low, -np.inf), np.where(is_seen, high, np.inf))
-
-    def put(self, rows: Floats, filled: Floats) -> Floats:
-        """The rows, with what was filled in the place of each NaN, moved into the range."""
-        return np.where(np.isnan(rows), np.clip(filled, self.low, self.high), rows)
-
-
-@dataclasses.dataclass(frozen=True)
 class Neighbors(Predictor):
     """The mean of a column over the rows of the sample that are most alike in the cells that both have.
 
@@ -121,14 +102,14 @@ class Neighbors(Predictor):
     mean: Floats
     scale: Floats
     donors: Floats
-    range: _Range
+    range: Range
     num_neighbors: int
 
     @classmethod
     def of(cls, rows: Floats, num_neighbors: int) -> Neighbors:
         """Keeps a sample of rows."""
         mean, scale = normal.moments(rows)
-        return cls(mean, scale, (rows - mean) / scale, _Range.of(rows), num_neighbors)
+        return cls(mean, scale, (rows - mean) / scale, Range.of(rows), num_neighbors)
 
     def fill(self, rows: Floats) -> Floats:
         standard = (rows - self.mean) / self.scale
@@ -187,7 +168,7 @@ class Trees(Predictor):
 
     gaussian: Gaussian
     columns: tuple[Correction | None, ...]
-    range: _Range
+    range: Range
 
     @classmethod
     def of(cls, rows: Floats, gaussian: Gaussian | None, seed: int) -> Trees:
@@ -202,10 +183,11 @@ class Trees(Predictor):
         corrections.require_sklearn()
         with threads.one():
             columns = corrections.fit((drawn - whole.mean) / whole.scale, whole.correlation, random)
-        return cls(whole, columns, _Range.of(rows))
+        return cls(whole, columns, Range.of(rows))
 
     def fill(self, rows: Floats) -> Floats:
-        filled = self.gaussian.fill(rows)
+        # Within the range first too: it is what the corrections were fitted to.
+        filled = self.range.put(rows, self.gaussian.fill(rows))
         is_missing = np.isnan(rows)
         standard = (filled - self.gaussian.mean) / self.gaussian.scale
         with threads.one():

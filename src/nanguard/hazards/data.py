@@ -14,8 +14,8 @@ NAN_OR_INF_IN_FEATURES = Hazard(
     calls=("keras.Model.fit", "keras.Model.train_on_batch"),
     needs="finite features",
     cure=(
-        "Leave out the rows with missing cells, x[np.isfinite(x).all(axis=1)], or fill them with the column's median "
-        "and add a column that says so."
+        "Leave out the rows with missing cells, x[np.isfinite(x).all(axis=1)], or have the model fill them: "
+        "nanguard.clean.Cleaner(indicators=True), adapted, as its first layer. `nanguard clean` repairs a file."
     ),
     why=(
         "An empty cell of a CSV file is NaN. The gradient of one row is added to that of all others, and after one "
