@@ -67,7 +67,7 @@ def __dir__() -> list[str]:
 
 
 def _register_with_keras() -> None:
-    """Has Keras know ops, losses, clips and the cleaner, so that what is saved loads; a Keras that is not loaded is left alone."""
+    """Has Keras know ops, losses, clips and the cleaner, so that what is saved loads, if Keras is loaded at all."""
     if {"keras", "tensorflow"} <= sys.modules.keys():
         for room in ("ops", "losses", "clipping", "clean.layer"):
             import_module(f"nanguard.{room}")
