@@ -341,7 +341,7 @@ def test_integers_that_become_floats() -> None:
         (3, "A table must be a path, an array, a frame or a data set. Received: int."),
         (object(), "Received: object."),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
 def test_refused(data: Any, said: str) -> None:
     """Data that is no table is refused by one line that names the row and column."""
