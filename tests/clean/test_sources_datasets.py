@@ -216,3 +216,17 @@ def test_shards(tmp_path: Path) -> None:
     for shard in range(3):
         write(tmp_path / f"a.tfrecord-0000{shard}-of-00003", [example(a=[shard]), example(a=[10 * shard])])
     assert read(f"{tmp_path}/a.tfrecord-*")[1][:, 0].tolist() == [0, 0, 1, 10, 2, 20]
+
+
+def test_no_device_is_held_between_blocks(tmp_path: Path) -> None:
+    """A reader that is left in the middle holds no device: a scope of the caller's ends as it should."""
+    path = tmp_path / "rows.tfrecord"
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for number in range(3):
+            feature = {"x": tf.train.Feature(float_list=tf.train.FloatList(value=[number]))}
+            writer.write(tf.train.Example(features=tf.train.Features(feature=feature)).SerializeToString())
+    with tf.device("CPU"):
+        blocks = sources.open(str(path), batch_rows=1).blocks()
+        next(blocks)
+    with tf.device("CPU"):
+        blocks.close()

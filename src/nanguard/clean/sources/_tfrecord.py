@@ -86,8 +86,15 @@ class TfrecordSource(ArrowSource):
         """Serialized examples, some at a time."""
         tf = need("tensorflow")
         packing = "GZIP" if self.name.endswith(".gz") else ""
+        # A device is never held while somebody else's code runs: scopes must end in the order in which they began.
         with tf.device("CPU"):
-            yield from tf.data.TFRecordDataset(self.name, packing).batch(size)
+            batches = iter(tf.data.TFRecordDataset(self.name, packing).batch(size))
+        while True:
+            with tf.device("CPU"):
+                batch = next(batches, None)
+            if batch is None:
+                return
+            yield batch
 
     def _look(self) -> tuple[list[Feature], int]:
         tf, pa = need("tensorflow"), need("pyarrow")
