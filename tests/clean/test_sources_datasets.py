@@ -227,6 +227,7 @@ def test_no_device_is_held_between_blocks(tmp_path: Path) -> None:
             writer.write(tf.train.Example(features=tf.train.Features(feature=feature)).SerializeToString())
     with tf.device("CPU"):
         blocks = sources.open(str(path), batch_rows=1).blocks()
-        next(blocks)
+        assert next(blocks).numbers.tolist() == [[0.0]]
     with tf.device("CPU"):
         blocks.close()
+    assert tf.constant(1.0).numpy() == 1.0

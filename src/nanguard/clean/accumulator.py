@@ -19,7 +19,7 @@ _REACH = 1e4
 # The rows kept whole: enough for the covariance of some dozen columns, and never more memory than this.
 SAMPLE_ROWS = 16_384
 _SAMPLE_BYTES = 1 << 26
-_COUNTS = ("num_nulls", "num_nans", "num_posinf", "num_neginf", "num_fractions")
+_COUNTS = ("num_nulls", "num_nans", "num_posinf", "num_neginf")
 
 
 class Accumulator:
@@ -59,7 +59,6 @@ class Accumulator:
         self.num_nans = np.zeros(size, np.int64)
         self.num_posinf = np.zeros(size, np.int64)
         self.num_neginf = np.zeros(size, np.int64)
-        self.num_fractions = np.zeros(size, np.int64)  # numbers that are no integers
         self.min = np.full(size, np.inf)
         self.max = np.full(size, -np.inf)
         self.histograms = [Histogram(center) for center in self.centers]
@@ -141,7 +140,6 @@ class Accumulator:
         if len(known):
             self.min[place] = min(self.min[place], known.min())
             self.max[place] = max(self.max[place], known.max())
-            self.num_fractions[place] += np.count_nonzero(known != np.rint(known))
             self.histograms[place].add(known)
 
     def _update_products(self, rows: Floats, is_finite: NDArray[np.bool_]) -> None:

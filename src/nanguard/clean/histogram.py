@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -166,12 +165,3 @@ class Histogram:
 def center_of(values: NDArray[np.float64]) -> float:
     """A middle value that is one of the values, so that integers stay integers; 0 if there is none."""
     return float(np.partition(values, len(values) // 2)[len(values) // 2]) if len(values) else 0.0
-
-
-def merged(histograms: Iterable[Histogram]) -> Histogram:
-    """The sum of histograms of one centre; the order changes only the rounding of sums."""
-    first, *rest = histograms
-    total = Histogram(first.center)
-    for one in (first, *rest):
-        total.merge(one)
-    return total

@@ -13,6 +13,9 @@ from nanguard.clean.recipe import Cleaned
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
+# scikit-learn's trees hold float32.
+_LARGEST = 3e38
+
 
 class Reasons:
     """Why which rows are set aside.
@@ -85,7 +88,9 @@ def judge(reasons: Reasons, cleaned: Cleaned, raw: Floats, options: Options, for
     if options.bounds == "mahalanobis":
         reasons.add("far from all rows together (Mahalanobis)", cleaned.is_odd)
     elif options.bounds == "isolation_forest":
-        reasons.add("apart from all rows together (isolation forest)", forest.predict(np.clip(raw, -1e300, 1e300)) < 0)
+        reasons.add(
+            "apart from all rows together (isolation forest)", forest.predict(np.clip(raw, -_LARGEST, _LARGEST)) < 0
+        )
     else:
         reasons.add(f"outlier ({options.bounds})", np.asarray(cleaned.is_outlier.any(1)), cleaned.is_outlier)
 
@@ -99,4 +104,4 @@ def isolation_forest(sample: Floats, options: Options) -> Any:
     from sklearn.ensemble import IsolationForest
 
     forest = IsolationForest(contamination=min(options.limit, 0.5), random_state=0)
-    return forest.fit(np.clip(sample, -1e300, 1e300))
+    return forest.fit(np.clip(sample, -_LARGEST, _LARGEST))
