@@ -9,6 +9,7 @@ from typing import Any
 
 import tensorflow as tf
 from tensorflow.python.eager import context as _context
+from tensorflow.python.eager.polymorphic_function import atomic_function as _atomic_function
 from tensorflow.python.framework import func_graph as _func_graph
 from tensorflow.python.framework import function_def_to_graph as _function_def_to_graph
 from tensorflow.python.framework import ops as _ops
@@ -225,6 +226,15 @@ def conditional_of(result: Any) -> Any:
     while op.type == "Identity":
         op = op.inputs[0].op
     return op
+
+
+def call_again(graph: Any) -> list[Any]:
+    """Calls a branch that was traced before, where the code is now: it takes from outside what it took there.
+
+    Gives the branch's outputs, flat.
+    """
+    function = _atomic_function.from_func_graph(f"{graph.name}_again", graph, {})
+    return list(function.call_flat(*graph.external_captures))
 
 
 def run_unlowered(op: Any) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from nanguard.backend import seams, updates
+from nanguard.backend import graphs, seams, updates
 from nanguard.guard import flag
 from nanguard.guard import variables as script_variables
 from nanguard.guard.journal import Entry, Journal, busy
@@ -105,18 +105,30 @@ class Update:
         ))  # fmt: skip
 
     def _decide(self, is_plain: Any, actions: _Actions) -> tuple[Any, Any]:
+        plain_graphs: list[Any] = []
+
         def plainly() -> Any:
+            plain_graphs.append(graphs.current())
             return tf.constant(True), actions.apply()
+
+        def again() -> Any:
+            # To trace it takes the longer part of a guard's first step.
+            if tf.executing_eagerly() or tf.distribute.has_strategy() or not plain_graphs:
+                return actions.apply()
+            return graphs.call_again(plain_graphs[0])[-1]
 
         def slowly() -> Any:
             finite = actions.look()
             made, factor = flag.branch(
-                self._judge(finite), lambda: self._make_and_inspect(actions, finite), lambda: self._refuse(actions)
+                self._judge(finite),
+                lambda: self._make_and_inspect(actions, finite, again),
+                lambda: self._refuse(actions),
             )
             actions.settle(made)
             return made, factor
 
-        return flag.branch(is_plain, plainly if self.is_trusted else slowly, slowly)  # type: ignore[no-any-return]
+        made, factor = flag.branch(is_plain, plainly, slowly) if self.is_trusted else slowly()
+        return made, factor
 
     def _apply(self, grads: list[Any], half_squares: list[Any]) -> Any:
         factor = tf.constant(1.0)
@@ -161,11 +173,11 @@ class Update:
         else:
             flag.branch(self.so_far, count, nothing)
 
-    def _make_and_inspect(self, actions: _Actions, finite: list[Any]) -> tuple[Any, Any]:
+    def _make_and_inspect(self, actions: _Actions, finite: list[Any], apply: Callable[[], Any]) -> tuple[Any, Any]:
         """Makes an update of gradients that are huge, or scaled, or go to an optimizer that is not known; undoes it
         if it gave a number that is not finite."""
         entries = self._written()
-        factor = actions.apply()
+        factor = apply()
         made = self._inspect(entries, actions)
         if self.parts.scale is not None:
             made = flag.branch(finite[1], lambda: made, lambda: self._overflow(actions))
