@@ -37,6 +37,7 @@ EXPECTED = {
     "digits_standardise": Expected("NG702", "data_bad_preprocessing", "data", "model.fit(train"),
     "digits_vae": Expected("NG201", "exp_overflow", "forward", "tf.exp("),
     "digits_wgan": Expected("NG306", "gradient_penalty_norm", "backward", "tf.sqrt(tf.reduce_sum(tf.square(slope)"),
+    "flights": Expected("NG701", "data_nan_inf", "data", "model.fit(x_train, y_train"),
     "iris_triplet": Expected("NG301", "sqrt_norm_grad_at_zero", "backward", "tf.sqrt(tf.reduce_sum(tf.square(a - b)"),
     "penguins": Expected("NG701", "data_nan_inf", "data", "model.fit(x_train, y_train"),
     "penguins_sex": Expected("NG703", "data_missing_labels", "data", "model.fit(x[:num_train], y[:num_train]"),
@@ -120,6 +121,18 @@ def test_cleaned_example_trains_and_serves() -> None:
     assert float(accuracy[1]) > 0.9
     assert "a bird of unknown bill length and mass: Adelie" in done.stdout
     assert done.stdout.rstrip().endswith("All finite.")
+
+
+def test_flights_are_served_with_unknown_weather() -> None:
+    """With the cleaning in the model, training ends finite, and the exported model takes a flight without weather."""
+    done = python("examples/flights_cured.py")
+    assert done.returncode == 0, done.stderr
+    error = re.search(r"^test error: (\S+) minutes$", done.stdout, flags=re.MULTILINE)
+    delay = re.search(r"^half an hour late in unknown weather: (\S+) minutes$", done.stdout, flags=re.MULTILINE)
+    assert error is not None
+    assert float(error[1]) < 14
+    assert delay is not None
+    assert 15 < float(delay[1]) < 45
 
 
 @every_example
