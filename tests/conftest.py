@@ -21,19 +21,22 @@ hypothesis.settings.load_profile("nanguard")
 
 @pytest.fixture(scope="session")
 def checked_report() -> Callable[[Any], dict[str, Any]]:
-    """Gives a function that holds a report, or the file of one, against the schema and returns it."""
+    """Gives a function that holds a report of any kind, or the file of one, against its schema and returns it."""
     from jsonschema import Draft202012Validator
 
     from nanguard import report
 
-    validator = Draft202012Validator(report.schema())
+    kinds = [report.schema(kind) for kind in ("report", "scan", "cleaning")]
+    for kind in kinds:
+        Draft202012Validator.check_schema(kind)
+    validators = {kind["properties"]["schema"]["const"]: Draft202012Validator(kind) for kind in kinds}
 
     def check(found: Any) -> dict[str, Any]:
         if isinstance(found, Path):
             found = json.loads(found.read_text(encoding="utf-8"))
-        elif isinstance(found, report.Report):
+        elif hasattr(found, "to_json"):
             found = json.loads(json.dumps(found.to_json(), allow_nan=False))
-        validator.validate(found)
+        validators[found["schema"]].validate(found)
         return dict(found)
 
     return check

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import json
 from typing import Any
 
 import numpy as np
@@ -46,6 +45,48 @@ def test_clean_data_is_not_accused(load: Any) -> None:
     """Of real sets without a gap, and of ordinary scales, no hazard is told."""
     frame = load(as_frame=True).frame
     assert cleaning.scan(frame, label="target").hazards == ()
+
+
+@pytest.mark.parametrize("void", [-1, 255, -100])
+def test_a_label_that_is_no_class(void: int) -> None:
+    """An id for "void" or "unlabelled" among class ids is out of range, and told once."""
+    labels = np.resize([0, 1, 2, 3, void], NUM_ROWS)
+    told_of = told(labels, label="y")
+    assert told_of == [("NG707", f"{void} came 800 times beside class ids from 0 to 3: it is out of range as one")]
+    assert "NG707" not in {hazard for hazard, _ in told(labels)}
+
+
+def test_class_ids_that_begin_at_1() -> None:
+    """They are told, as no hazard: they may be a quantity."""
+    assert told(np.resize([1.0, 2, 3], NUM_ROWS), label="y") == [
+        (None, "whole numbers from 1 to 3: as class ids they would begin at 0")
+    ]
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        np.resize([0, 1, 2], NUM_ROWS),
+        np.resize([0, 3, 4, 9, 14], NUM_ROWS),
+        np.resize([-1, 1], NUM_ROWS),
+        RANDOM.normal(size=NUM_ROWS),
+    ],
+    ids=["classes", "counts", "signs", "targets"],
+)
+def test_labels_that_are_as_they_should_be(labels: Any) -> None:
+    """Class ids from 0, counts, signs of a hinge loss and real targets are not accused."""
+    assert told(labels, label="y") == []
+
+
+def test_the_json_of_all_kinds_of_columns(checked_report: Any) -> None:
+    """Columns without a number, with infinities, of text and of enormous numbers are written as the schema says."""
+    found = cleaning.scan(
+        made(
+            nothing=np.full(NUM_ROWS, np.nan), infinite=with_cells(-np.inf, [3]), huge=with_cells(1e300, [3, 4]),
+            word=np.resize(["a", None, "?"], NUM_ROWS), twin=np.arange(NUM_ROWS), other=2.0 * np.arange(NUM_ROWS),
+        )
+    )  # fmt: skip
+    assert checked_report(found)["hazards"] == ["NG701", "NG705", "NG706"]
 
 
 def test_penguins() -> None:
@@ -133,11 +174,10 @@ def test_sentinels_count_as_missing() -> None:
     assert found == [("NG701", "3 cells are NaN")]
 
 
-def test_it_is_told_as_json_and_text() -> None:
-    """The JSON is plain and whole, the text ends with the verdict."""
+def test_it_is_told_as_json_and_text(checked_report: Any) -> None:
+    """The JSON is what its schema says, the text ends with the verdict."""
     found = cleaning.scan(made(y=with_cells(np.nan, [1]), t=pd.Timestamp("2020-01-01")))
-    document = json.loads(json.dumps(found.to_json(), allow_nan=False))
-    assert document["schema"] == "nanguard.scan/1"
+    document = checked_report(found)
     assert [column["name"] for column in document["columns"]] == ["x", "y", "t"]
     text = report.profile_text(found)
     assert text.splitlines()[-1] == "Found 1 hazard in 1 of 3 columns."

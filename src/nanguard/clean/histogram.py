@@ -128,7 +128,8 @@ class Histogram:
         than 1/100,000 of the squared distance from the centre.
 
         Returns:
-            The count, the mean and the population variance; NaN for the latter two if the count is 0.
+            The count, the mean and the population variance; NaN for the latter two if the count is 0, and a variance
+            of infinity if float64 does not hold it.
         """
         here = self.within(low, high)
         count = int(self.counts[here].sum())
@@ -136,7 +137,9 @@ class Histogram:
             return 0, np.nan, np.nan
         mean = self.sums[here].sum() / count
         around = self.sums[here] / self.counts[here] - mean
-        return count, float(self.center + mean), float(np.dot(self.counts[here], around**2) / count)
+        with np.errstate(over="ignore"):
+            variance = np.dot(self.counts[here], around**2) / count
+        return count, float(self.center + mean), float(variance)
 
     def deviation(self, around: float) -> float:
         """The median distance from a value, in units of the values: MAD, if that value is the median."""

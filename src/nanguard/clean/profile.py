@@ -80,7 +80,7 @@ class Profile:
         return tuple(sorted({t.hazard for column in self.columns for t in column.troubles if t.hazard}))
 
     def to_json(self) -> dict[str, Any]:
-        """All of it in plain values; a number that is not finite and a time are text."""
+        """All of it as `report.schema("scan")` describes it; a number that is not finite and a time are text."""
         return {"schema": "nanguard.scan/1", **_plain(dataclasses.asdict(self)), "hazards": list(self.hazards)}
 
 
@@ -116,10 +116,11 @@ def _number(survey: Survey, place: int, twin: str | None, *, is_label: bool) -> 
     histogram = numbers.histograms[place]
     num_nulls, num_nans = int(numbers.num_nulls[place]), int(numbers.num_nans[place])
     num_infinite = int(numbers.num_infinite[place])
+    class_ids = troubles.class_ids(histogram) if is_label else []
     found = [
         *troubles.gaps(num_nulls, num_nans, num_infinite, is_label=is_label),
         *troubles.pattern(numbers, place),
-        *troubles.sentinel(histogram),
+        *(class_ids or troubles.sentinel(histogram)),
         *troubles.shape(numbers, place, is_label=is_label),
         *troubles.twin(twin),
     ]
@@ -168,7 +169,9 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_plain(each) for each in value]
     if isinstance(value, (float, np.floating)):
-        return float(value) if math.isfinite(value) else str(value)
+        if math.isfinite(value):
+            return float(value)
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     if isinstance(value, (bool, int, str)) or value is None:
         return value
     return int(value) if isinstance(value, np.integer) else str(value)

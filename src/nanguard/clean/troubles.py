@@ -19,6 +19,9 @@ _OFFSET = 1e4
 # Inputs of a larger deviation than this make the first steps of common networks explode.
 _LARGE = 1000.0
 _LARGEST_HALF = 65504.0
+# Ids that people give to what is of no class, and how many classes a label has at most that is no quantity.
+_NO_CLASS = (-100.0, -1.0, 255.0, 65535.0)
+_MOST_CLASSES = 256
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +83,30 @@ def sentinel(histogram: Histogram) -> list[Trouble]:
         )
         for number, count in sentinels.proposed(histogram)
     ]
+
+
+def class_ids(histogram: Histogram) -> list[Trouble]:
+    """Of labels that are class ids but for one or two of them: the ids that no output stands for."""
+    ids = np.round(histogram.values)
+    # The mean of equal numbers is theirs up to rounding.
+    if len(ids) > _MOST_CLASSES or not np.allclose(histogram.values, ids, rtol=1e-12, atol=1e-9):
+        return []
+    classes = ids[np.isin(ids, _NO_CLASS, invert=True)]
+    if len(classes) < 2 or classes[0] not in (0, 1) or (np.diff(classes) != 1).any():
+        return []
+    first, last = int(classes[0]), int(classes[-1])
+    found = [
+        Trouble(
+            hazards.LABEL_OUT_OF_RANGE.code,
+            f"{number:g} came {count:,} times beside class ids from {first} to {last}: it is out of range as one",
+            int(count),
+        )
+        for number, count in zip(ids.tolist(), histogram.counts.tolist(), strict=True)
+        if number not in classes
+    ]
+    if first == 1:
+        found.append(Trouble(None, f"whole numbers from 1 to {last}: as class ids they would begin at 0"))
+    return found
 
 
 def shape(numbers: Accumulator, place: int, *, is_label: bool) -> list[Trouble]:

@@ -71,15 +71,19 @@ class Report:
         }
 
 
-def schema() -> dict[str, Any]:
-    """Gives the JSON Schema (draft 2020-12) of the report, as it is shipped in the package.
+def schema(of: Literal["report", "scan", "cleaning"] = "report") -> dict[str, Any]:
+    """Gives the JSON Schema (draft 2020-12) of what a command writes, as it is shipped in the package.
+
+    Args:
+        of: "report" for `nanguard run` and `replay`, "scan" and "cleaning" for `nanguard scan` and `clean`.
 
     Example:
 
-    >>> schema()["properties"]["schema"]["const"]
-    'nanguard.report/1'
+    >>> schema()["properties"]["schema"]["const"], schema("scan")["title"]
+    ('nanguard.report/1', 'nanguard scan')
     """
-    loaded: dict[str, Any] = json.loads(files("nanguard.report").joinpath("schema.json").read_text(encoding="utf-8"))
+    text = files("nanguard.report").joinpath(f"{of}.json").read_text(encoding="utf-8")
+    loaded: dict[str, Any] = json.loads(text)
     return loaded
 
 
