@@ -25,6 +25,10 @@ setup: $(READY) ## make the environment in .venv
 test: $(READY) ## set up and run the tests; ARGS are pytest's
 	$(BIN)/python -m pytest $(ARGS)
 
+.PHONY: test-beam
+test-beam: $(VENV)-beam/.ready ## run the tests of the engine for Apache Beam, in an environment without TensorFlow
+	$(VENV)-beam/bin/python -m pytest $(ARGS) tests/clean/test_beam.py
+
 .PHONY: test-long
 test-long: $(READY) ## run the tests that make test leaves out: further ways to train, of the same kind
 	$(BIN)/python -m pytest -m long $(ARGS)
@@ -113,6 +117,9 @@ $(VENV)/.tables: $(READY) requirements/tables.txt
 
 $(VENV)-oldest/.ready: requirements/oldest.txt pyproject.toml
 	$(call environment,$(VENV)-oldest,oldest)
+
+$(VENV)-beam/.ready: requirements/beam.txt pyproject.toml
+	$(call environment,$(VENV)-beam,beam)
 
 $(VENV)-newest/.ready: requirements/newest.txt pyproject.toml
 	$(call environment,$(VENV)-newest,newest)

@@ -11,19 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from engine_cases import OPTIONS, alone, check, check_bits, write_csv_files, write_table
 
 from nanguard.clean import DaskEngine, Options, cleaning, sources
 from nanguard.clean.sources import _parts
-from nanguard.clean.survey import Survey, survey
+from nanguard.clean.survey import Survey
 from nanguard.errors import UsageError
 
 distributed = pytest.importorskip("distributed", reason="it comes with nanguard[dask]")
 
-NUM_ROWS = 60_000
-OPTIONS = Options(sentinels=[-999])
 # What Dask and tornado leave open when a worker dies is theirs.
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 
@@ -38,39 +36,14 @@ def cluster() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A Parquet file of 120 row groups."""
-    random = np.random.default_rng(0)
-    rows = random.normal(size=(NUM_ROWS, 6)) @ random.normal(size=(6, 6)) + 1e6
-    rows[random.random(rows.shape) < 0.001] = -999
-    columns = {f"c{place}": pa.array(rows[:, place], mask=random.random(NUM_ROWS) < 0.1) for place in range(6)}
-    columns["word"] = pa.array(random.choice(["a", "b", "c"], NUM_ROWS))
-    path = tmp_path_factory.mktemp("dask") / "table.parquet"
-    pq.write_table(pa.table(columns), path, row_group_size=500)
-    return str(path)
+    """A Parquet file of many row groups."""
+    return write_table(tmp_path_factory.mktemp("dask"))
 
 
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Parts of a row group each."""
     monkeypatch.setattr(_parts, "_ROWS", 1)
-
-
-def check(found: Survey, expected: Survey) -> None:
-    """Holds a survey against another: equal, and sums up to the order in which they were added."""
-    ours, theirs = found.numbers, expected.numbers
-    for name in ("num_rows", "num_nulls", "num_nans", "min", "max", "pairs"):
-        np.testing.assert_array_equal(getattr(ours, name), getattr(theirs, name), err_msg=name)
-    for one, other in zip(ours.histograms, theirs.histograms, strict=True):
-        np.testing.assert_array_equal(one.bins, other.bins)
-        np.testing.assert_array_equal(one.counts, other.counts)
-    np.testing.assert_array_equal(ours.sample.rows, theirs.sample.rows)
-    np.testing.assert_allclose(ours.pair_products, theirs.pair_products, rtol=1e-12, atol=1e-6)
-    assert found.categories["word"].counts == expected.categories["word"].counts
-
-
-def alone(path: str) -> Survey:
-    source = sources.open(path)
-    return survey(source.schema, source.blocks(), OPTIONS)
 
 
 def test_a_cluster_learns_what_one_process_learns(cluster: Any, table: str) -> None:
@@ -96,17 +69,12 @@ def test_a_worker_that_is_killed_changes_nothing(cluster: Any, table: str) -> No
     assert any(task.state in ("processing", "waiting") for task in list(tasks.values()))
     os.kill(victim, signal.SIGKILL)
     thread.join(120)
-    check(found[0], whole)
-    for name in ("pair_sums", "pair_products"):
-        assert getattr(found[0].numbers, name).tobytes() == getattr(whole.numbers, name).tobytes()
+    check_bits(found[0], whole)
 
 
 def test_files_without_row_groups(cluster: Any, tmp_path: Path) -> None:
     """CSV files are parts whose rows are counted first, so that each row has its number."""
-    for number in range(3):
-        rows = "\n".join(f"{number * 10 + row},{'ab'[row % 2]}" for row in range(10))
-        (tmp_path / f"{number}.csv").write_text(f"x,word\n{rows}\n")
-    path = str(tmp_path / "*.csv")
+    path = write_csv_files(tmp_path)
     found = DaskEngine(cluster.scheduler_address).survey(sources.open(path), OPTIONS, with_products=True)
     check(found, alone(path))
     assert found.numbers.sample.numbers.tolist() == list(range(30))

@@ -7,17 +7,29 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nanguard.clean.cleaning import Cleaning, clean, scan
-    from nanguard.clean.engines import DaskEngine
+    from nanguard.clean.engines import BeamEngine, DaskEngine
     from nanguard.clean.layer import Cleaner
     from nanguard.clean.options import Options
     from nanguard.clean.profile import Profile
     from nanguard.clean.quarantine import restore
     from nanguard.clean.recipe import Recipe
 
-__all__ = ["Cleaner", "Cleaning", "DaskEngine", "Options", "Profile", "Recipe", "clean", "restore", "scan"]
+__all__ = [
+    "BeamEngine",
+    "Cleaner",
+    "Cleaning",
+    "DaskEngine",
+    "Options",
+    "Profile",
+    "Recipe",
+    "clean",
+    "restore",
+    "scan",
+]
 
 # The layer needs TensorFlow, the functions the readers of files; each is loaded when it is first touched.
 _HOMES = {
+    "BeamEngine": "engines",
     "Cleaner": "layer",
     "Cleaning": "cleaning",
     "DaskEngine": "engines",

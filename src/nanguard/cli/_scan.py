@@ -117,7 +117,7 @@ def _options(given: argparse.Namespace) -> Any:
 
     chosen: dict[str, Any] = {
         name: getattr(given, name, None)
-        for name in ("impute", "outliers", "bounds", "threshold", "window", "fill_value", "group")
+        for name in ("impute", "outliers", "bounds", "threshold", "window", "fill_value", "group", "indicators")
     }
     chosen = {name: None if value == "none" else value for name, value in chosen.items() if value is not None}
     try:
@@ -140,14 +140,38 @@ def _sentinels(given: list[str]) -> Any:
 
 
 def _engine(options: argparse.Namespace) -> Any:
-    if options.engine != "dask":
-        if options.scheduler is not None:
-            raise UsageError("--scheduler is the address of a Dask cluster: add --engine dask.")
-        return None
+    if options.engine != "dask" and options.scheduler is not None:
+        raise UsageError("--scheduler is the address of a Dask cluster: add --engine dask.")
+    if options.engine != "beam" and options.beam:
+        raise UsageError("--beam is an option of a Beam pipeline: add --engine beam.")
+    if options.engine == "dask":
+        return _dask(options.scheduler)
+    return _beam(options.beam or []) if options.engine == "beam" else None
+
+
+def _dask(scheduler: str | None) -> Any:
     for name in ("dask", "distributed"):
         if importlib.util.find_spec(name) is None:
             raise UsageError(f"{name} is not installed: pip install 'nanguard[dask]'.")
     from nanguard.clean.engines import DaskEngine
 
-    print(f"nanguard: on {options.scheduler or 'a cluster of this machine'}", file=sys.stderr)
-    return DaskEngine(options.scheduler)
+    print(f"nanguard: on {scheduler or 'a cluster of this machine'}", file=sys.stderr)
+    return DaskEngine(scheduler)
+
+
+def _beam(given: list[str]) -> Any:
+    if importlib.util.find_spec("apache_beam") is None:
+        raise UsageError(
+            "apache_beam is not installed. New TensorFlow conflicts with it: in an environment of its own, "
+            "pip install 'nanguard[beam]'."
+        )
+    from nanguard.clean.engines import BeamEngine
+
+    options: dict[str, Any] = {}
+    for each in given:
+        name, equals, value = each.partition("=")
+        if not name or not equals:
+            raise UsageError(f"--beam takes OPTION=X, such as runner=FlinkRunner. Received: {each}.")
+        options[name] = value
+    print(f"nanguard: on {options.get('runner', 'processes of this machine')}", file=sys.stderr)
+    return BeamEngine(options or None)

@@ -1,11 +1,12 @@
-"""Surveys of tables that one process is too slow for: the same object, filled by the workers of a Dask cluster."""
+"""The engine for a Dask cluster."""
 
 from __future__ import annotations
 
-import contextlib
+import functools
 from importlib import import_module
 from typing import Any
 
+from nanguard.clean.engines import _merging
 from nanguard.clean.options import Options
 from nanguard.clean.sources import Part, Source, parts
 from nanguard.clean.survey import Survey
@@ -44,9 +45,7 @@ class DaskEngine:
         distributed: Any = import_module("distributed")
 
         pieces = parts(source)
-        reader: Any = source.blocks()
-        with contextlib.closing(reader) as blocks:
-            pilot = Survey.pilot(source.schema, next(blocks), options, with_products=with_products)
+        pilot = _merging.pilot(source, options, with_products=with_products)
         if self.scheduler is not None:
             try:
                 client = distributed.Client(self.scheduler, timeout=10, set_as_default=False)
@@ -60,38 +59,14 @@ class DaskEngine:
 
 
 def _run(client: Any, pieces: list[Part], pilot: Survey) -> Survey:
+    submit = functools.partial(client.submit, pure=False)
     counts = [piece.source.num_rows for piece in pieces]
     if any(count is None for count in counts):
-        counts = client.gather(client.map(_num_rows, pieces, pure=False))
-    first_row, level = 0, []
+        counts = client.gather(client.map(_merging.num_rows, pieces, pure=False))
+    first_row, learnt = 0, []
     shared = client.scatter(pilot, broadcast=True)
     for piece, count in zip(pieces, counts, strict=True):
-        level.append(client.submit(_learn, piece, first_row, shared, pure=False))
+        learnt.append(submit(_merging.learn, piece, first_row, shared))
         first_row += count or 0
-    while len(level) > 1:
-        merged = [client.submit(_merge, *pair, pure=False) for pair in zip(level[::2], level[1::2], strict=False)]
-        level = merged + level[len(level) - len(level) % 2 :]
-    found: Survey = level[0].result()
+    found: Survey = _merging.in_pairs(learnt, functools.partial(submit, _merging.merge)).result()
     return found
-
-
-def _num_rows(piece: Part) -> int:
-    return sum(len(block) for block in piece.source.blocks())
-
-
-def _learn(piece: Part, first_row: int, pilot: Survey) -> Survey:
-    from threadpoolctl import threadpool_limits
-
-    found = pilot.empty()
-    with threadpool_limits(1):
-        for block in piece.source.blocks():
-            found.update(piece.placed(block, first_row))
-    return found
-
-
-def _merge(one: Survey, other: Survey) -> Survey:
-    # Dask may hand the same object to another task: it is not to be changed.
-    total = one.empty()
-    total.merge(one)
-    total.merge(other)
-    return total
