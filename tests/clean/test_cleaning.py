@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from palmerpenguins import load_penguins
 
-from nanguard.clean import cleaning, options, sources
+from nanguard.clean import cleaning, options, quarantine, sources
 from nanguard.clean.options import Options
 from nanguard.errors import UsageError
 
@@ -39,7 +38,8 @@ def run(data: Any, folder: Path, **given: Any) -> tuple[cleaning.Cleaning, pd.Da
 def test_every_way_fills_every_gap(impute: str, penguins: str, tmp_path: Path) -> None:
     """Each way leaves no gap in the numbers, changes no cell that was there, and keeps the rows in their order."""
     raw = pd.read_csv(penguins)
-    done, kept, aside = run(penguins, tmp_path, options=Options(impute=impute, group="species", outliers=None))
+    group = "species" if impute in options.OF_GROUPS else None
+    done, kept, aside = run(penguins, tmp_path, options=Options(impute=impute, group=group, outliers=None))
     assert (done.num_rows, len(kept), len(aside)) == (344, 344, 0)
     assert kept[NUMBERS].notna().all(axis=None)
     pd.testing.assert_frame_equal(kept.where(raw.notna()), raw, check_dtype=False)
@@ -54,6 +54,35 @@ def test_fills_that_look_at_other_rows(penguins: str, tmp_path: Path) -> None:
     np.testing.assert_allclose(found[NUMBERS], means)
     found = run(penguins, tmp_path, options=Options(impute="bfill", outliers=None))[1]
     np.testing.assert_allclose(found[NUMBERS], raw[NUMBERS].bfill().ffill())
+    shuffled = raw.sample(frac=1, random_state=0, ignore_index=True)
+    given = Options(impute="ffill", group="species", outliers=None)
+    found = run(shuffled, tmp_path, options=given)[1]
+    expected = shuffled.groupby("species")[NUMBERS].ffill()
+    np.testing.assert_allclose(found[NUMBERS][expected.notna()], expected)
+
+
+def test_indicators_say_what_was_missing(penguins: str, tmp_path: Path) -> None:
+    """A column of 0 and 1 for each one that had gaps; a row that comes back from the quarantine has none."""
+    raw = pd.read_csv(penguins)
+    _, kept, aside = run(penguins, tmp_path, options=Options(indicators=True, outliers=None), label="sex")
+    indicated = [f"{name}_missing" for name in NUMBERS]
+    assert list(kept) == [*raw, *indicated]
+    labelled = raw[raw["sex"].notna()]
+    np.testing.assert_array_equal(kept[indicated], labelled[NUMBERS].isna())
+    assert set(kept[indicated].dtypes) == {np.dtype("int8")}
+    assert not any(name in aside for name in indicated)
+    names = [str(tmp_path / name) for name in ("clean.parquet", "bad.parquet", "all.parquet")]
+    assert quarantine.restore(*names) == len(raw)
+    whole = pq.read_table(names[2]).to_pandas()
+    assert whole[indicated].isna().all(axis=1).tolist() == raw["sex"].isna().tolist()
+    with pytest.raises(UsageError, match="'x_missing' would have the name of a column"):
+        run({"x": [1.0, np.nan], "x_missing": [0.0, 1.0]}, tmp_path, options=Options(indicators=True))
+
+
+def test_a_group_that_nothing_asks_for() -> None:
+    """A column of groups is refused where no way looks at groups, rather than ignored."""
+    with pytest.raises(ValueError, match=r"`group` is for `impute` as 'group_mean', .* Received: group='city'"):
+        Options(impute="mean", group="city")
 
 
 def test_rows_that_cannot_be_repaired_are_set_aside(penguins: str, tmp_path: Path) -> None:
@@ -97,6 +126,21 @@ def test_spikes_of_a_sequence_are_found_across_blocks(tmp_path: Path) -> None:
     done, kept, _ = run(pa.Table.from_batches(batches), tmp_path, options=given)
     assert done.num_bounded == {"y": 2}
     np.testing.assert_allclose(kept["y"].to_numpy()[places], curve[places], atol=1e-3)
+
+
+def test_spikes_of_sequences_among_one_another(tmp_path: Path) -> None:
+    """Each sequence is judged and filled on its own, wherever its rows lie; as one table they would all jump."""
+    curve = np.sin(np.arange(500) / 50)
+    values = np.stack([curve, curve + 100], 1)
+    spiked = values.copy()
+    spiked[[99, 350], [0, 1]] += 3
+    city = np.resize(["a", "b"], 1000)
+    table = pa.table({"city": city, "y": spiked.ravel()})
+    batches = [table.slice(start, 130).to_batches()[0] for start in range(0, 1000, 130)]
+    given = Options(impute="interpolate", bounds="hampel", outliers="impute", threshold=8.0, group="city")
+    done, kept, _ = run(pa.Table.from_batches(batches), tmp_path, options=given)
+    assert done.num_bounded == {"y": 2}
+    np.testing.assert_allclose(kept["y"], values.ravel(), atol=1e-3)
 
 
 def test_what_is_not_repaired_keeps_its_bits(tmp_path: Path) -> None:
@@ -179,12 +223,16 @@ def test_quarantine_needs_a_file(penguins: str, tmp_path: Path) -> None:
         cleaning.clean(penguins, str(tmp_path / "out.parquet"), options=Options(outliers="quarantine"))
 
 
-def test_a_scan_of_what_was_cleaned_is_finite(penguins: str, tmp_path: Path) -> None:
-    """What was cleaned has no gap left, and its figures are plain JSON."""
-    done = cleaning.clean(penguins, str(tmp_path / "clean.csv"), label="sex", set_aside=str(tmp_path / "bad.parquet"))
+@pytest.mark.parametrize("bounds", ["iqr", "mahalanobis"])
+def test_a_scan_of_what_was_cleaned_is_finite(bounds: str, penguins: str, tmp_path: Path, checked_report: Any) -> None:
+    """What was cleaned has no gap left, and its figures are JSON as the schema says."""
+    given = Options(bounds=bounds, outliers="clip" if bounds == "iqr" else "quarantine")
+    aside = str(tmp_path / "bad.parquet")
+    done = cleaning.clean(penguins, str(tmp_path / "clean.csv"), label="sex", set_aside=aside, options=given)
     found = cleaning.scan(str(tmp_path / "clean.csv"), label="sex")
     assert not [column.name for column in found.columns if column.num_missing]
-    assert json.loads(json.dumps(done.to_json(), allow_nan=False))["num_kept"] == found.num_rows == 333
+    assert checked_report(done)["num_kept"] == found.num_rows
+    assert done.reasons["no label"] == 11
 
 
 def test_memory_makes_blocks_small(penguins: str) -> None:

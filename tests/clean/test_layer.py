@@ -142,7 +142,7 @@ WAYS: dict[str, Callable[[str], Any]] = {
 def of_recipe(recipe: Recipe, rows: Any) -> Any:
     """Gives what NumPy makes of them in float64."""
     cleaned = recipe.clean(rows.astype(np.float64))
-    return np.concatenate([cleaned.rows, recipe.indicators(cleaned)], axis=1)
+    return np.concatenate([cleaned.rows, cleaned.is_missing[:, recipe.has_indicator]], axis=1)
 
 
 @pytest.mark.parametrize("name", OPTIONS)

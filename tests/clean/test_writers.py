@@ -437,7 +437,8 @@ def test_any_changed_floats(values: list[float | None], kind: str, choice: Any) 
     rows = block.numbers.copy()
     for row in range(len(rows)):
         if choice.random() < 0.5:
-            rows[row] = choice.choice([7.0, NAN, -0.0])
+            new = choice.choice([7.0, NAN, -0.0])
+            rows[row] = rows[row] if new == rows[row] else new  # -0.0 is no change of 0.0
     changed = (rows != block.numbers) & ~(np.isnan(rows) & np.isnan(block.numbers))
     batch = writers.cleaned_batch(block, schema, rows, changed, like=pa.schema({"a": kind}))
     told = [None if np.isnan(new) else new for new in rows[:, 0]]

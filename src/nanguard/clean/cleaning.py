@@ -53,7 +53,7 @@ class Cleaning:
     reasons: dict[str, int] = dataclasses.field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """All of it in plain values."""
+        """All of it as `report.schema("cleaning")` describes it."""
         counts = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "recipe"}
         return {"schema": "nanguard.cleaning/1", **counts, "recipe": self.recipe.to_json()}
 
@@ -147,9 +147,10 @@ def clean(
     modes = {name: found.mode for name, found in table.survey.categories.items()} if categories == "mode" else {}
     done = Cleaning(table.recipe)
     like = table.schema_after(modes)
+    written = writers.schema_with(like, table.recipe.indicators)
     with (
         threads.one(),
-        writers.open(output, source.schema, like=like, force=force) as kept,
+        writers.open(output, source.schema, like=written, force=force) as kept,
         quarantine.open(set_aside, source.schema, beside=kept, force=force) as aside,
     ):
         for block, cleaned in table.cleaned():
@@ -157,6 +158,7 @@ def clean(
             whole = table.whole(block, cleaned)
             changed = (whole != block.numbers) & ~(np.isnan(whole) & np.isnan(block.numbers))
             batch = writers.cleaned_batch(block, source.schema, whole, changed, like=like, modes=modes)
+            batch = writers.batch_with(batch, written, cleaned.is_missing[:, table.recipe.has_indicator])
             kept.write(batch if not reasons.is_bad.any() else batch.filter(_arrow(~reasons.is_bad)))
             aside.write(block, reasons)
             _count(done, table.recipe.names, cleaned, reasons)
@@ -228,21 +230,23 @@ class _Table:
             yield from ((block, None) for block in self.source.blocks())
             return
         window = self.options.window
-        held: tuple[Block, Floats] | None = None
-        before = np.empty((0, len(self.names)))
+        groups = fillers.Groups(self.options.group)
+        nothing = np.empty((0, len(self.names))), np.empty(0, np.int64)
+        before, held, now = nothing, None, nothing
         for following in itertools.chain(self.source.blocks(), (None,)):
-            after = (
-                np.empty((0, len(self.names)))
-                if following is None
-                else self._bounded(following.numbers[:, self.places])
-            )
+            after = nothing
+            if following is not None:
+                after = self._bounded(following.numbers[:, self.places]), groups.codes(following)
             if held is not None:
-                block, numbers = held
-                around = np.concatenate([before, numbers, after[:window]])
-                found = sequences.hampel(around, window=window, threshold=self.options.limit)
-                yield block, found[len(before) : len(before) + len(numbers)]
-                before = np.concatenate([before, numbers])[-window:]
-            held = None if following is None else (following, after)
+                is_near = sequences.heads(after[1], window)
+                near = after[0][is_near], after[1][is_near]
+                rows, codes = (np.concatenate(parts) for parts in zip(before, now, near, strict=True))
+                found = sequences.hampel(rows, window=window, threshold=self.options.limit, codes=codes)
+                yield held, found[len(before[0]) : len(before[0]) + len(held)]
+                rows, codes = rows[: len(rows) - len(near[0])], codes[: len(codes) - len(near[1])]
+                is_last = sequences.heads(codes[::-1], window)[::-1]
+                before = rows[is_last], codes[is_last]
+            held, now = following, after
 
     def whole(self, block: Block, cleaned: Cleaned) -> Floats:
         """All numbers of a block, the cleaned ones in their places."""

@@ -32,35 +32,52 @@ class ByPrediction:
         return np.asarray(self._predictor.fill(rows))
 
 
-class ByGroup:
-    """Fills by the mean of the rows of the same group.
+class Groups:
+    """Numbers the groups of a table's rows, in the order in which they are met.
 
     Args:
-        pairs: The whole table.
-        group: The column by whose values rows are grouped. A row without one belongs to no group.
+        column: By whose values rows are grouped. A row without one belongs to no group. Without a column, all rows are
+            one group.
     """
 
-    def __init__(self, pairs: Iterable[Pair], group: str) -> None:
-        self._group = group
+    def __init__(self, column: str | None) -> None:
+        self._column = column
         self._codes: dict[Any, int] = {}
-        self._sums: list[Floats] = []
-        self._counts: list[Floats] = []
-        for block, rows in pairs:
-            self._learn(self._code(block), rows)
-        self._means = np.array(self._sums) / np.maximum(np.array(self._counts), 1)
-        if len(self._codes):
-            self._means[np.array(self._counts) == 0] = np.nan
 
-    def _code(self, block: Block) -> NDArray[np.int64]:
-        """The number of each row's group, -1 for none; a group that is met first here gets a new one while learning."""
-        encoded = block.column(self._group).dictionary_encode()
+    def __len__(self) -> int:
+        return len(self._codes)
+
+    def codes(self, block: Block) -> NDArray[np.int64]:
+        """The number of each row's group, -1 for none."""
+        if self._column is None:
+            return np.zeros(len(block), np.int64)
+        encoded = block.column(self._column).dictionary_encode()
         values = encoded.dictionary.to_pylist()
         own = np.array([self._codes.setdefault(value, len(self._codes)) for value in values] or [0], np.int64)
         places = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False)
         return np.where(places >= 0, own[places], -1)
 
+
+class ByGroup:
+    """Fills by the mean of the rows of the same group.
+
+    Args:
+        pairs: The whole table.
+        groups: Numbers its rows' groups.
+    """
+
+    def __init__(self, pairs: Iterable[Pair], groups: Groups) -> None:
+        self._groups = groups
+        self._sums: list[Floats] = []
+        self._counts: list[Floats] = []
+        for block, rows in pairs:
+            self._learn(groups.codes(block), rows)
+        self._means = np.array(self._sums) / np.maximum(np.array(self._counts), 1)
+        if len(groups):
+            self._means[np.array(self._counts) == 0] = np.nan
+
     def _learn(self, codes: NDArray[np.int64], rows: Floats) -> None:
-        while len(self._sums) < len(self._codes):
+        while len(self._sums) < len(self._groups):
             self._sums.append(np.zeros(rows.shape[1]))
             self._counts.append(np.zeros(rows.shape[1]))
         is_known = ~np.isnan(rows)
@@ -71,7 +88,7 @@ class ByGroup:
 
     def fill(self, block: Block, rows: Floats) -> Floats:
         """The rows with the means of their groups in their gaps; NaN where a group has no number."""
-        codes = self._code(block)
+        codes = self._groups.codes(block)
         means = np.full(rows.shape, np.nan)
         is_known = (codes >= 0) & (codes < len(self._means))
         means[is_known] = self._means[codes[is_known]]
@@ -84,22 +101,23 @@ class BySequence:
     Args:
         pairs: The whole table, in its order.
         method: Which of the three.
+        groups: Each group of rows is a sequence.
     """
 
-    def __init__(self, pairs: Iterable[Pair], method: str) -> None:
-        self._method = method
+    def __init__(self, pairs: Iterable[Pair], method: str, groups: Groups) -> None:
+        self._method, self._groups = method, groups
         starts: list[int] = []
 
-        def noted() -> Iterator[tuple[int, Floats]]:
+        def noted() -> Iterator[tuple[NDArray[np.int64], Floats]]:
             for block, rows in pairs:
                 starts.append(block.first_row)
-                yield block.first_row, rows
+                yield groups.codes(block), rows
 
         self._edges = dict(zip(starts, sequences.edges(noted()), strict=False))
 
     def fill(self, block: Block, rows: Floats) -> Floats:
         """The rows with their gaps filled from their neighbours."""
-        return sequences.fill(rows, self._method, block.first_row, self._edges[block.first_row])
+        return sequences.fill(rows, self._method, self._groups.codes(block), self._edges[block.first_row])
 
 
 def make(options: Options, pairs: Iterable[Pair], sample: Floats) -> ByPrediction | ByGroup | BySequence | None:
@@ -115,8 +133,7 @@ def make(options: Options, pairs: Iterable[Pair], sample: Floats) -> ByPredictio
 
         return ByPrediction(predictors.fit(sample, method=options.impute))
     if options.impute == "group_mean":
-        assert options.group is not None
-        return ByGroup(pairs, options.group)
+        return ByGroup(pairs, Groups(options.group))
     if options.impute in sequences.METHODS:
-        return BySequence(pairs, options.impute)
+        return BySequence(pairs, options.impute, Groups(options.group))
     return None

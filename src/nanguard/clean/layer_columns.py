@@ -8,6 +8,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from nanguard.clean import recipe
+
 Shape = tuple["int | None", ...]
 
 
@@ -46,7 +48,7 @@ class Columns:
     @property
     def indicators(self) -> tuple[str, ...]:
         """The names of the indicators."""
-        return tuple(f"{name}_missing" for name, has in zip(self.numbers, self.has_indicator, strict=True) if has)
+        return recipe.indicators(self.numbers, self.has_indicator)
 
     @property
     def width(self) -> int:

@@ -49,12 +49,11 @@ def _cleaned(rows: Any, recipe: Recipe, names: tuple[str, ...]) -> Floats:
     for name in batch.words:
         raise UsageError(f"Column {name!r} held numbers when it was learnt, and holds text.")
     cleaned = recipe.clean(batch.numbers)
-    return np.concatenate([cleaned.rows, recipe.indicators(cleaned)], axis=1)
+    return np.concatenate([cleaned.rows, cleaned.is_missing[:, recipe.has_indicator]], axis=1)
 
 
 def _named(rows: Floats, recipe: Recipe) -> dict[str, Floats]:
-    indicated = [f"{name}_missing" for name, has in zip(recipe.names, recipe.has_indicator, strict=True) if has]
-    return dict(zip((*recipe.names, *indicated), rows.T, strict=True))
+    return dict(zip((*recipe.names, *recipe.indicators), rows.T, strict=True))
 
 
 def _of_columns(data: Mapping[str, Any], recipe: Recipe, words: Mapping[str, str | None]) -> dict[str, Any]:

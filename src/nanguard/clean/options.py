@@ -11,6 +11,7 @@ from typing import Any
 IN_MODEL = ("gaussian", "mean", "median", "mode", "constant")
 # What looks at other rows: of frames and files.
 OUT_OF_MODEL = ("knn", "trees", "group_mean", "ffill", "bfill", "interpolate")
+OF_GROUPS = ("group_mean", "ffill", "bfill", "interpolate")
 ACTIONS = ("clip", "impute", "drop", "quarantine")
 # Bounds of each column, with the threshold that their author gives.
 THRESHOLDS = {
@@ -38,14 +39,16 @@ class Options:
             "median", "mode", "constant"; None leaves it. Of frames and files also "knn", "trees", "group_mean",
             "ffill", "bfill", "interpolate".
         fill_value: The number for "constant".
-        group: The column by whose values "group_mean" and the fills of sequences go.
+        group: The column by whose values "group_mean" takes means. For "ffill", "bfill", "interpolate" and the bounds
+            of "hampel" the rows of each value are a sequence of their own, in the order of the table.
         outliers: What is done about a number beyond its column's bounds: "clip" moves it to the bound, "impute" takes
             it for missing, "drop" and "quarantine" take its row out; None does nothing.
         bounds: How bounds are found: "iqr", "mad", "zscore", "quantile"; by rows "mahalanobis" and "isolation_forest";
             in sequences "hampel".
         threshold: How far is too far, in the units of `bounds`; None takes its author's.
         window: For "hampel": how many rows on either side a number is compared with.
-        indicators: Whether a column of 0 and 1 is added for each column that had missing cells when it was fitted.
+        indicators: Whether a column of 0 and 1, `NAME_missing`, is added for each column that had missing cells when it
+            was fitted.
         covariance: What "gaussian" and "mahalanobis" are fitted by: "em", expectation-maximization on a sample of rows,
             or "pairwise", the products of all rows of the one pass, faster and less exact.
         infinite: What an infinity is: "missing", or "clip" for a number beyond every bound.
@@ -90,6 +93,11 @@ class Options:
             )
         if self.impute == "group_mean" and self.group is None:
             raise ValueError("`impute='group_mean'` needs `group`, the column by whose values to take means.")
+        if self.group is not None and self.impute not in OF_GROUPS and self.bounds != "hampel":
+            raise ValueError(
+                f"`group` is for `impute` as {', '.join(map(repr, OF_GROUPS))} and for `bounds='hampel'`. "
+                f"Received: group={self.group!r}, impute={self.impute!r}, bounds={self.bounds!r}."
+            )
 
     @property
     def limit(self) -> float:

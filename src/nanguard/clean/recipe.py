@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -86,9 +86,10 @@ class Recipe:
             np.copyto(found, self.fill, where=np.isnan(found) if fill is not None else is_missing)
         return Cleaned(found, is_missing, is_outlier, is_odd)
 
-    def indicators(self, cleaned: Cleaned) -> Floats:
-        """The columns of 0 and 1 that are added, shape (rows, columns with one)."""
-        return cleaned.is_missing[:, self.has_indicator].astype(np.float64)
+    @property
+    def indicators(self) -> tuple[str, ...]:
+        """The names of the columns of 0 and 1 that are added."""
+        return indicators(self.names, self.has_indicator.tolist())
 
     def to_json(self) -> dict[str, Any]:
         """All of it as plain lists and numbers; an infinity or NaN as null."""
@@ -124,6 +125,11 @@ class Recipe:
             fills_by_gaussian=given["fills_by_gaussian"],
             row_limit=None if given["row_limit"] is None else _array(given["row_limit"], np.inf),
         )
+
+
+def indicators(names: Sequence[str], has_indicator: Sequence[bool]) -> tuple[str, ...]:
+    """The names of the indicators of those columns that have one."""
+    return tuple(f"{name}_missing" for name, has in zip(names, has_indicator, strict=True) if has)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,105 +3,174 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+Codes = NDArray[np.int64]
+T = TypeVar("T", bound=np.generic)
 
 METHODS = ("ffill", "bfill", "interpolate")
 
 
+class _Runs:
+    """The rows of a block, sorted so that each sequence is one run of rows in their old order.
+
+    Args:
+        codes: Shape (rows,): the number of each row's sequence, -1 for none.
+    """
+
+    def __init__(self, codes: Codes) -> None:
+        self.order = np.argsort(codes, kind="stable")
+        self.sequences, self.starts, self.sizes = np.unique(codes[self.order], return_index=True, return_counts=True)
+        self.run = np.repeat(np.arange(len(self.sizes)), self.sizes)  # of each row
+        self.rank = np.arange(len(codes)) - self.starts[self.run]  # of each row in its run
+
+    def unsorted(self, rows: NDArray[T]) -> NDArray[T]:
+        """Sorted rows in their old order."""
+        made = np.empty_like(rows)
+        made[self.order] = rows
+        return made
+
+
 @dataclasses.dataclass(frozen=True)
 class Edges:
-    """For one block and each column: the nearest known cell on either side of it, within the same sequence.
+    """For one block, each of its sequences and each column: the nearest known cell in the blocks on either side.
 
     Attributes:
-        before, after: Shape (columns,): the numbers, NaN where there is none.
-        before_row, after_row: Shape (columns,): their rows, counted from the start of the table.
+        first: Shape (sequences,): the place in its sequence of the first row that the block has of it.
+        before, after: Shape (sequences, columns): the numbers, NaN where there is none.
+        before_place, after_place: Shape (sequences, columns): their places in their sequence.
     """
 
+    first: Codes
     before: Floats
-    before_row: NDArray[np.int64]
+    before_place: Codes
     after: Floats
-    after_row: NDArray[np.int64]
+    after_place: Codes
 
 
-def edges(blocks: Iterable[tuple[int, Floats]]) -> list[Edges]:
-    """Goes once through a table, as pairs of first row and rows, and finds what each block has to know of the others.
+def edges(blocks: Iterable[tuple[Codes, Floats]]) -> list[Edges]:
+    """Goes once through a table, as pairs of codes and rows, and finds what each block has to know of the others.
 
-    Of each block only its first and its last known cells are kept, so that a table of any length takes little memory.
+    Of each block and sequence only the first and the last known cells are kept, so that a table of any length takes
+    little memory, unless it has as many sequences as rows.
+
+    Args:
+        blocks: The codes, shape (rows,), say which sequence a row belongs to; -1 is none.
     """
-    firsts: list[tuple[Floats, NDArray[np.int64]]] = []
-    lasts: list[tuple[Floats, NDArray[np.int64]]] = []
-    for first_row, rows in blocks:
-        is_known = ~np.isnan(rows)
-        has = is_known.any(0)
-        first = np.where(has, is_known.argmax(0), -1)
-        last = np.where(has, len(rows) - 1 - is_known[::-1].argmax(0), -1)
-        columns = np.arange(rows.shape[1])
-        for kept, places in ((firsts, first), (lasts, last)):
-            values = np.where(has, rows[places, columns], np.nan) if len(rows) else np.full(rows.shape[1], np.nan)
-            kept.append((values, places + first_row))
-    before = _carried(lasts)
-    after = _carried(firsts[::-1])[::-1]
-    return [Edges(*left, *right) for left, right in zip(before, after, strict=True)]
+    found: list[tuple[_Ends, _Ends]] = []
+    firsts: list[Codes] = []
+    counts = np.zeros(1, np.int64)  # of the rows so far; the first is of the rows in no sequence
+    for codes, rows in blocks:
+        runs = _Runs(codes)
+        slots = runs.sequences + 1
+        counts = np.pad(counts, (0, max(0, int(slots.max(initial=0)) + 1 - len(counts))))
+        firsts.append(counts[slots])
+        counts[slots] += runs.sizes
+        found.append(_ends(rows[runs.order], runs, firsts[-1]))
+    before = _carried([last for _, last in found], len(counts))
+    after = _carried([first for first, _ in found[::-1]], len(counts))[::-1]
+    return [Edges(first, *left, *right) for first, left, right in zip(firsts, before, after, strict=True)]
 
 
-def _carried(ends: list[tuple[Floats, NDArray[np.int64]]]) -> list[tuple[Floats, NDArray[np.int64]]]:
-    """For each block the nearest known cell of those before it in the list."""
-    found: list[tuple[Floats, NDArray[np.int64]]] = []
-    for values, rows in ends:
-        if not found:
-            carried = np.full(values.shape, np.nan), np.zeros(values.shape, np.int64)
-        found.append(carried)
-        is_known = ~np.isnan(values)
-        carried = np.where(is_known, values, carried[0]), np.where(is_known, rows, carried[1])
+@dataclasses.dataclass(frozen=True)
+class _Ends:
+    """The first or the last known cell of each sequence of a block and each column, NaN where there is none."""
+
+    slots: Codes
+    values: Floats
+    places: Codes
+
+
+def _ends(rows: Floats, runs: _Runs, first: Codes) -> tuple[_Ends, _Ends]:
+    is_known = ~np.isnan(rows)
+    numbers = np.arange(len(rows))[:, None]
+    top = np.minimum.reduceat(np.where(is_known, numbers, len(rows)), runs.starts, axis=0)
+    bottom = np.maximum.reduceat(np.where(is_known, numbers, -1), runs.starts, axis=0)
+    columns = np.arange(rows.shape[1])
+
+    def at(row: Codes) -> _Ends:
+        values = np.where(bottom >= 0, rows[np.minimum(row, len(rows) - 1), columns], np.nan)
+        return _Ends(runs.sequences + 1, values, row - runs.starts[:, None] + first[:, None])
+
+    return at(top), at(bottom)
+
+
+def _carried(ends: Sequence[_Ends], num_slots: int) -> list[tuple[Floats, Codes]]:
+    """For each block and sequence the nearest known cell of the blocks before it in the list."""
+    if not ends:
+        return []
+    shape = num_slots, ends[0].values.shape[1]
+    values, places = np.full(shape, np.nan), np.zeros(shape, np.int64)
+    found = []
+    for end in ends:
+        found.append((values[end.slots], places[end.slots]))
+        is_known = ~np.isnan(end.values)
+        values[end.slots] = np.where(is_known, end.values, values[end.slots])
+        places[end.slots] = np.where(is_known, end.places, places[end.slots])
     return found
 
 
-def fill(rows: Floats, method: str, first_row: int, around: Edges) -> Floats:
-    """Fills the gaps of a block from the neighbours of each gap in its column.
+def fill(rows: Floats, method: str, codes: Codes, around: Edges) -> Floats:
+    """Fills the gaps of a block from the neighbours of each gap in its sequence and column.
 
     Args:
         rows: Shape (rows, columns), missing cells as NaN.
         method: "ffill" repeats the last known number, "bfill" the next, "interpolate" goes from one to the other in a
-            straight line by row number, and repeats the only one at the ends of the table.
-        first_row: The number of the first row in the table.
+            straight line by the place in the sequence, and repeats the only one at its ends.
+        codes: Shape (rows,): which sequence each row belongs to; -1 is none, and is not filled.
         around: What the block has to know of the others.
 
     Returns:
         The rows; a cell that has no neighbour to be filled from stays NaN.
     """
-    numbers = np.arange(first_row, first_row + len(rows))[:, None]
-    is_known = ~np.isnan(rows)
-    before, before_row = _nearest(rows, is_known, numbers, around.before, around.before_row)
-    if method == "ffill":
-        return np.where(is_known, rows, before)
-    flipped = _nearest(rows[::-1], is_known[::-1], numbers[::-1], around.after, around.after_row)
-    after, after_row = flipped[0][::-1], flipped[1][::-1]
-    if method == "bfill":
-        return np.where(is_known, rows, after)
-    share = (numbers - before_row) / np.maximum(after_row - before_row, 1)
-    between = before + share * (after - before)
-    one_sided = np.where(np.isnan(before), after, before)
-    return np.where(is_known, rows, np.where(np.isnan(before) | np.isnan(after), one_sided, between))
+    runs = _Runs(codes)
+    ordered = rows[runs.order]
+    places = around.first[runs.run] + runs.rank
+    before, before_place = _nearest(
+        ordered, places, runs.starts[runs.run], around.before[runs.run], around.before_place[runs.run]
+    )
+    ends = len(rows) - runs.starts - runs.sizes
+    after, after_place = (
+        each[::-1]
+        for each in _nearest(
+            ordered[::-1],
+            places[::-1],
+            ends[runs.run][::-1],
+            around.after[runs.run][::-1],
+            around.after_place[runs.run][::-1],
+        )
+    )
+    if method == "interpolate":
+        share = (places[:, None] - before_place) / np.maximum(after_place - before_place, 1)
+        filled = before + share * (after - before)
+        filled = np.where(np.isnan(before), after, np.where(np.isnan(after), before, filled))
+    else:
+        filled = before if method == "ffill" else after
+    filled = runs.unsorted(filled)
+    return np.where(np.isnan(rows) & (codes >= 0)[:, None], filled, rows)
 
 
-def _nearest(
-    rows: Floats, is_known: NDArray[np.bool_], numbers: NDArray[np.int64], edge: Floats, edge_row: NDArray[np.int64]
-) -> tuple[Floats, NDArray[np.int64]]:
-    """For each cell the last known one at or above it, and its row number."""
-    place = np.where(is_known, np.arange(len(rows))[:, None], -1)
-    np.maximum.accumulate(place, axis=0, out=place)
-    is_here = place >= 0
+def _nearest(rows: Floats, places: Codes, start: Codes, edge: Floats, edge_place: Codes) -> tuple[Floats, Codes]:
+    """For each cell the last known one at or above it in its run, which begins at `start`, and that one's place."""
+    number = np.where(np.isnan(rows), -1, np.arange(len(rows))[:, None])
+    np.maximum.accumulate(number, axis=0, out=number)
+    is_here = number >= start[:, None]
     columns = np.arange(rows.shape[1])
-    values = np.where(is_here, rows[place, columns], edge)
-    return values, np.where(is_here, numbers[place, 0], edge_row)
+    return np.where(is_here, rows[number, columns], edge), np.where(is_here, places[number], edge_place)
 
 
-def hampel(rows: Floats, *, window: int, threshold: float) -> NDArray[np.bool_]:
+def heads(codes: Codes, number: int) -> NDArray[np.bool_]:
+    """Which rows are among the first ones of their sequence in a block; of the block turned round, the last ones."""
+    runs = _Runs(codes)
+    return runs.unsorted(runs.rank < number)
+
+
+def hampel(rows: Floats, *, window: int, threshold: float, codes: Codes | None = None) -> NDArray[np.bool_]:
     """Which cells are far from the median of their neighbourhood: the Hampel filter.
 
     Args:
@@ -109,11 +178,21 @@ def hampel(rows: Floats, *, window: int, threshold: float) -> NDArray[np.bool_]:
         window: How many rows on either side make the neighbourhood.
         threshold: How many scaled median absolute deviations are too far. A neighbourhood without any spread judges
             nothing.
+        codes: Shape (rows,): which sequence each row belongs to; -1 is none, and is not judged. All rows are one
+            sequence if left out.
 
     References:
         Hampel, *The influence curve and its role in robust estimation*, JASA 1974; Pearson et al., *Generalized Hampel
         filters*, EURASIP Journal on Advances in Signal Processing 2016.
     """
+    if codes is not None:
+        runs = _Runs(codes)
+        # Missing rows part the sequences: in each neighbourhood there are those of one.
+        apart = np.arange(len(rows)) + window * runs.run
+        spread_out = np.full((len(rows) + window * len(runs.sizes), rows.shape[1]), np.nan)
+        spread_out[apart] = rows[runs.order]
+        judged = hampel(spread_out, window=window, threshold=threshold)[apart]
+        return runs.unsorted(judged) & (codes >= 0)[:, None]
     padded = np.pad(rows, ((window, window), (0, 0)), constant_values=np.nan)
     found = np.zeros(rows.shape, np.bool_)
     step = max(1, (1 << 22) // ((2 * window + 1) * max(rows.shape[1], 1)))

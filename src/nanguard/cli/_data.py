@@ -56,12 +56,17 @@ def add_parsers(commands: Any) -> None:
     clean.add_argument("--save", metavar="FILE", help="write the cleaning as a Keras model of one layer, .keras")
     clean.add_argument("--impute", choices=_IMPUTE, default="gaussian", help="how numbers are filled (gaussian)")
     clean.add_argument("--fill-value", type=float, metavar="X", help="the number for --impute constant")
-    clean.add_argument("--group", metavar="COLUMN", help="the column of the groups for --impute group_mean")
+    clean.add_argument(
+        "--group", metavar="COLUMN", help="the column by whose values rows are groups, or sequences of their own"
+    )
     clean.add_argument("--outliers", choices=("clip", "impute", "drop", "quarantine", "none"), default="clip",
                        help="what is done about numbers beyond their column's bounds (clip)")  # fmt: skip
     clean.add_argument("--bounds", choices=_BOUNDS, default="iqr", help="how bounds are found (iqr)")
     clean.add_argument("--threshold", type=float, metavar="X", help="how far is too far, in the units of --bounds")
     clean.add_argument("--window", type=int, metavar="N", help="for --bounds hampel: rows on either side (7)")
+    clean.add_argument(
+        "--indicators", action="store_true", help="add a column of 0 and 1 for each column that had gaps"
+    )
     clean.add_argument(
         "--categories", choices=("pass", "mode"), default="pass", help="what is done about missing text (pass)"
     )
@@ -84,9 +89,11 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--encoding", default="utf-8", metavar="NAME", help="of a CSV file: such as latin-1 (utf-8)")
     parser.add_argument("--memory", type=_bytes, metavar="SIZE", help="stay below this much memory, such as 512MB")
     parser.add_argument(
-        "--engine", choices=("local", "dask"), default="local", help="what goes through the data (local)"
+        "--engine", choices=("local", "dask", "beam"), default="local", help="what goes through the data (local)"
     )
     parser.add_argument("--scheduler", metavar="ADDRESS", help="of a Dask cluster, such as tcp://host:8786")
+    parser.add_argument("--beam", action="append", metavar="OPTION=X",
+                        help="of a Beam pipeline, such as runner=FlinkRunner")  # fmt: skip
     parser.add_argument("--json", metavar="FILE", help="write what was found to FILE as JSON")
     parser.add_argument("--force", action="store_true", help="overwrite files that exist")
 
