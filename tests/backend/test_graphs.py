@@ -6,6 +6,7 @@ import gc
 from typing import Any
 
 import numpy as np
+import pytest
 import tensorflow as tf
 
 from nanguard.backend import graphs
@@ -243,6 +244,35 @@ def test_num_operations_is_the_place_of_the_next_op():
     graphs.note_outer_layer(graph, "whole")
     assert graphs.layer(ops_of(graph, "Log")[0]) == "whole"
     assert graphs.layer(ops_of(graph, "Sqrt")[0]) == "outer/inner"
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_atomic_function_from_func_graph_calls_a_branch_again(jit_compile: bool) -> None:
+    """A branch that was traced is called from another one: it reads and writes what it read and wrote there."""
+    variable = tf.Variable(1.0)
+    branches: list[Any] = []
+    num_traced = []
+
+    def update(x: tf.Tensor) -> tf.Tensor:
+        num_traced.append(1)
+        branches.append(graphs.current())
+        variable.assign_add(x)
+        return tf.cond(x > 10.0, lambda: variable * 2.0, lambda: variable * 3.0)
+
+    def function(x: tf.Tensor) -> tf.Tensor:
+        y = tf.square(x)
+
+        def otherwise() -> tf.Tensor:
+            before = variable.read_value()
+            (result,) = graphs.call_again(branches[0])
+            return result + 0.0 * before
+
+        return tf.cond(x > 0.0, lambda: update(y), otherwise)
+
+    compiled = tf.function(function, autograph=False, jit_compile=jit_compile)
+    assert [float(compiled(tf.constant(x))) for x in (2.0, -2.0, -4.0)] == [15.0, 27.0, 50.0]
+    np.testing.assert_array_equal(variable, 25.0)
+    assert len(num_traced) == 1
 
 
 def test_lower_using_switch_merge_keeps_a_conditional_whole():

@@ -43,6 +43,7 @@ def alone(path: str) -> Survey:
 
 def check(found: Survey, expected: Survey) -> None:
     """Holds a survey against another: equal, and sums up to the order in which they were added."""
+    assert (found.num_whole, found.num_blank) == (expected.num_whole, expected.num_blank)
     ours, theirs = found.numbers, expected.numbers
     for name in ("num_rows", "num_nulls", "num_nans", "min", "max", "pairs"):
         np.testing.assert_array_equal(getattr(ours, name), getattr(theirs, name), err_msg=name)

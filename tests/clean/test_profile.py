@@ -96,6 +96,7 @@ def test_penguins() -> None:
     assert {column.name: column.num_missing for column in found.columns} == frame.isna().sum().to_dict()
     assert troubles(found, "sex") == [("NG703", "11 labels are null")]
     assert found.hazards == ("NG701", "NG703")
+    assert (found.num_whole, found.num_blank) == (len(frame.dropna()), 0)
     assert found.together == ((("bill_length_mm", "bill_depth_mm", "flipper_length_mm", "body_mass_g"), 2),)
 
 

@@ -65,12 +65,16 @@ class Profile:
     Attributes:
         source: Where it is from.
         num_rows: Rows seen.
+        num_whole: Rows that miss no cell and hold no infinity.
+        num_blank: Rows without any number.
         columns: One profile for each column, in the order of the table.
         together: Groups of columns that are missing in the same rows, with how many rows.
     """
 
     source: str
     num_rows: int
+    num_whole: int
+    num_blank: int
     columns: tuple[ColumnProfile, ...]
     together: tuple[tuple[tuple[str, ...], int], ...] = ()
 
@@ -107,7 +111,8 @@ def profile(survey: Survey, source: str, *, label: str | None = None) -> Profile
             name, "datetime", types.get(name, ""), times.num_rows, times.num_nulls, **ends, troubles=tuple(found)
         )
     columns = tuple(made[name] for name in survey.schema.names if name in made)
-    return Profile(source, survey.numbers.num_rows, columns, troubles.missing_together(survey.numbers))
+    counts = survey.numbers.num_rows, survey.num_whole, survey.num_blank
+    return Profile(source, *counts, columns, troubles.missing_together(survey.numbers))
 
 
 def _number(survey: Survey, place: int, twin: str | None, *, is_label: bool) -> ColumnProfile:

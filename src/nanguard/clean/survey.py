@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from nanguard.clean.accumulator import Accumulator
 from nanguard.clean.block import Block, Schema
@@ -28,6 +32,8 @@ class Survey:
         self.schema = schema
         self.numbers = numbers
         self.options = options
+        self.num_whole = 0  # rows that miss no cell
+        self.num_blank = 0  # rows without any number
         self.categories = {name: Categories() for name in schema.categories}
         self.times = {name: Times() for name in schema.datetimes}
 
@@ -49,10 +55,22 @@ class Survey:
             categories.add(block.column(name))
         for name, times in self.times.items():
             times.add(block.column(name))
+        self._count_rows(rows, [block.column(name) for name in (*self.categories, *self.times)])
+
+    def _count_rows(self, rows: NDArray[np.float64], others: Sequence[Any]) -> None:
+        is_finite = np.isfinite(rows)
+        is_whole = is_finite.all(1)
+        for column in others:
+            if column.null_count:
+                is_whole &= column.is_valid().to_numpy(zero_copy_only=False)
+        self.num_whole += int(is_whole.sum())
+        self.num_blank += len(rows) - int(is_finite.any(1).sum()) if rows.shape[1] else 0
 
     def merge(self, other: Survey) -> None:
         """Takes in what another survey of the same table has seen of other rows."""
         self.numbers.merge(other.numbers)
+        self.num_whole += other.num_whole
+        self.num_blank += other.num_blank
         for name, categories in self.categories.items():
             categories.merge(other.categories[name])
         for name, times in self.times.items():

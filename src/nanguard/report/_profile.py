@@ -25,6 +25,9 @@ def profile_text(profile: Any) -> str:
     lines = [f"{profile.source}", "", *_table(shown)]
     if len(shown) < len(columns):
         lines.append(f"... and {len(columns) - len(shown):,} more columns, all of them in --json FILE")
+    if profile.num_whole < profile.num_rows:
+        blank = f", {profile.num_blank:,} without any number" if profile.num_blank else ""
+        lines += ["", f"{profile.num_whole:,} of {profile.num_rows:,} rows are whole{blank}"]
     lines += [*_troubles(profile), ""]
     return "\n".join([*lines, verdict(profile)]) + "\n"
 
