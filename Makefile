@@ -52,7 +52,7 @@ accuracy: $(READY) ## run the scripts of tests/cases and compare what was found 
 	$(BIN)/python tools/accuracy.py $(ARGS)
 
 .PHONY: bench
-bench: bench-watch bench-guard bench-ops bench-clean ## measure all that docs/benchmarks.md says; ARGS=--short
+bench: bench-watch bench-guard bench-ops bench-clean bench-layer ## measure all that docs/benchmarks.md says; ARGS=--short
 
 .PHONY: bench-watch
 bench-watch: $(READY) ## measure what watching a training costs; ARGS=--short
@@ -81,6 +81,10 @@ bench-ops: $(READY) ## measure each op and loss beside the plain one; ARGS=--sho
 .PHONY: bench-clean
 bench-clean: $(READY) ## measure scan and cleaning of a file beside Polars, DuckDB and scikit-learn; ARGS=--short
 	$(BIN)/python -m benchmarks.cleaning $(ARGS)
+
+.PHONY: bench-layer
+bench-layer: $(READY) ## measure what cleaning costs inside a model; ARGS=--short
+	$(BIN)/python -m benchmarks.layer $(ARGS)
 
 .PHONY: impute
 impute: $(VENV)/.tables ## measure how near filled cells come to the truth, beside scikit-learn's; ARGS=--short

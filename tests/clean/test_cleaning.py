@@ -79,6 +79,16 @@ def test_indicators_say_what_was_missing(penguins: str, tmp_path: Path) -> None:
         run({"x": [1.0, np.nan], "x_missing": [0.0, 1.0]}, tmp_path, options=Options(indicators=True))
 
 
+def test_groups_of_a_matrix_and_of_no_column(penguins: str, tmp_path: Path) -> None:
+    """A column of a matrix may number the groups; one that there is not is told before anything is read."""
+    rows = np.array([[0.0, 1.0], [1.0, 5.0], [0.0, np.nan], [1.0, np.nan], [np.nan, np.nan]])
+    given = Options(impute="ffill", group="0", outliers=None)
+    kept = run(rows, tmp_path, options=given, columns=["1"], set_aside=None)[1]
+    assert kept["1"].tolist() == [1.0, 5.0, 1.0, 5.0, 1.0]
+    with pytest.raises(UsageError, match=r"no column 'town' to group by\. The table has: species, island, "):
+        run(penguins, tmp_path, options=Options(impute="ffill", group="town"))
+
+
 def test_a_group_that_nothing_asks_for() -> None:
     """A column of groups is refused where no way looks at groups, rather than ignored."""
     with pytest.raises(ValueError, match=r"`group` is for `impute` as 'group_mean', .* Received: group='city'"):

@@ -194,12 +194,13 @@ class _Table:
         numbers = source.schema.numbers
         self.names = _chosen(columns, source, label)
         self.places = [numbers.index(name) for name in self.names]
+        self._groups = fillers.Groups(options.group, source.schema)
         self.survey: Survey = _survey(source, options, engine, with_products=options.covariance == "pairwise")
         learnt = self.learnt = self.survey.numbers.select(self.names)
         self.recipe = fitting.fit(learnt, options)
         sample = self._bounded(learnt.sample.rows)
         self._filler = fillers.make(
-            options, ((b, self._bounded(b.numbers[:, self.places])) for b in source.blocks()), sample
+            options, ((b, self._bounded(b.numbers[:, self.places])) for b in source.blocks()), sample, self._groups
         )
         self._forest = None
         if options.bounds == "isolation_forest" and options.outliers is not None:
@@ -230,7 +231,7 @@ class _Table:
             yield from ((block, None) for block in self.source.blocks())
             return
         window = self.options.window
-        groups = fillers.Groups(self.options.group)
+        groups = self._groups
         nothing = np.empty((0, len(self.names))), np.empty(0, np.int64)
         before, held, now = nothing, None, nothing
         for following in itertools.chain(self.source.blocks(), (None,)):

@@ -9,8 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanguard.clean import sequences
-from nanguard.clean.block import Block
+from nanguard.clean.block import Block, Schema
 from nanguard.clean.options import Options
+from nanguard.clean.sources._needs import need
+from nanguard.errors import UsageError
 
 Floats = NDArray[np.float64]
 # A block, and the rows of its columns that are to be filled, bounded and with NaN for every gap.
@@ -38,10 +40,16 @@ class Groups:
     Args:
         column: By whose values rows are grouped. A row without one belongs to no group. Without a column, all rows are
             one group.
+        schema: The table's columns.
+
+    Raises:
+        UsageError: If there is no such column.
     """
 
-    def __init__(self, column: str | None) -> None:
-        self._column = column
+    def __init__(self, column: str | None, schema: Schema) -> None:
+        if column is not None and column not in schema.names:
+            raise UsageError(f"There is no column {column!r} to group by. The table has: {', '.join(schema.names)}.")
+        self._column, self._numbers = column, schema.numbers
         self._codes: dict[Any, int] = {}
 
     def __len__(self) -> int:
@@ -51,7 +59,12 @@ class Groups:
         """The number of each row's group, -1 for none."""
         if self._column is None:
             return np.zeros(len(block), np.int64)
-        encoded = block.column(self._column).dictionary_encode()
+        if block.batch is None:  # a matrix
+            numbers = block.numbers[:, self._numbers.index(self._column)]
+            column = need("pyarrow").array(numbers, mask=np.isnan(numbers))
+        else:
+            column = block.column(self._column)
+        encoded = column.dictionary_encode()
         values = encoded.dictionary.to_pylist()
         own = np.array([self._codes.setdefault(value, len(self._codes)) for value in values] or [0], np.int64)
         places = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False)
@@ -120,20 +133,23 @@ class BySequence:
         return sequences.fill(rows, self._method, self._groups.codes(block), self._edges[block.first_row])
 
 
-def make(options: Options, pairs: Iterable[Pair], sample: Floats) -> ByPrediction | ByGroup | BySequence | None:
+def make(
+    options: Options, pairs: Iterable[Pair], sample: Floats, groups: Groups
+) -> ByPrediction | ByGroup | BySequence | None:
     """The filler that the options ask for; None for a way that the recipe has itself.
 
     Args:
         options: Of the cleaning.
         pairs: The whole table, which is gone through only where the way needs it.
         sample: Rows that stand for the table, bounded and with NaN for gaps.
+        groups: Numbers the groups that its rows belong to.
     """
     if options.impute in ("knn", "trees"):
         from nanguard.clean import predictors
 
         return ByPrediction(predictors.fit(sample, method=options.impute))
     if options.impute == "group_mean":
-        return ByGroup(pairs, Groups(options.group))
+        return ByGroup(pairs, groups)
     if options.impute in sequences.METHODS:
-        return BySequence(pairs, options.impute, Groups(options.group))
+        return BySequence(pairs, options.impute, groups)
     return None

@@ -33,7 +33,7 @@ class BeamEngine:
 
     Args:
         options: The pipeline's options by name, such as `{"runner": "FlinkRunner", "flink_master": "host:8081"}`, or
-            a `PipelineOptions`. Without them, processes of this machine do the work, one for each core.
+            a `PipelineOptions`. Where they name no runner, processes of this machine do the work, one for each core.
     """
 
     def __init__(self, options: Mapping[str, Any] | Any = None) -> None:
@@ -66,8 +66,9 @@ class BeamEngine:
         beam: Any = import_module("apache_beam.options.pipeline_options")
         if isinstance(self.options, beam.PipelineOptions):
             return self.options
-        given = dict(self.options or {"direct_num_workers": os.cpu_count(), **_LOCAL})
-        return beam.PipelineOptions.from_dictionary(given)
+        given = dict(self.options or {})
+        local = {} if "runner" in given else {"direct_num_workers": os.cpu_count(), **_LOCAL}
+        return beam.PipelineOptions.from_dictionary({**local, **given})
 
 
 def _run(pipeline_options: Any, pieces: list[Part], pilot: Survey, target: str) -> None:
