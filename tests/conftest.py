@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,16 @@ def checked_report() -> Callable[[Any], dict[str, Any]]:
 _SLOW_ROOMS = ("guard", "examples", "cli")
 
 
+@pytest.hookimpl(tryfirst=True)  # before tests are left out by their marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begins with the files that take longest: the processes that share the tests then end at about the same time."""
+    """Marks the cases that `one_in` leaves to the long run, and begins with the files that take longest.
+
+    The processes that share the tests then end at about the same time.
+    """
+    for item in items:
+        mark = item.get_closest_marker("one_in")
+        # By the name, so that of two parameters both take all their values.
+        if mark is not None and zlib.crc32(item.nodeid.encode()) % mark.args[0]:
+            item.add_marker(pytest.mark.long)
     tests = Path(__file__).parent
     items.sort(key=lambda item: item.path.relative_to(tests).parts[0] not in _SLOW_ROOMS)

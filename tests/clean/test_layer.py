@@ -145,6 +145,7 @@ def of_recipe(recipe: Recipe, rows: Any) -> Any:
     return np.concatenate([cleaned.rows, cleaned.is_missing[:, recipe.has_indicator]], axis=1)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("name", OPTIONS)
 @pytest.mark.parametrize("way", WAYS)
 def test_same_everywhere(way: str, name: str) -> None:

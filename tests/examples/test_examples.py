@@ -47,8 +47,8 @@ EXPECTED = {
     "wine_scale": Expected("NG705", "data_scale", "divergence", None),
 }
 
-# A NaN in the data and one of a gradient, in the everyday run; the rest are long.
-EVERYDAY = ("penguins", "iris_triplet")
+# In the everyday run one pair; `make accuracy` explains more scripts, and the rest are long.
+EVERYDAY = ("penguins",)
 every_example = pytest.mark.parametrize(
     "name", [pytest.param(name, marks=() if name in EVERYDAY else pytest.mark.long) for name in EXPECTED]
 )

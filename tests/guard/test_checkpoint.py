@@ -538,6 +538,7 @@ print(json.dumps(train(Checkpoint(sys.argv[1], every=1)) == whole))
 """
 
 
+@pytest.mark.long
 def test_mirrored_strategy(tmp_path: Path) -> None:
     """On two replicas each one's state comes back."""
     root = Path(__file__).parents[2]

@@ -332,6 +332,7 @@ def replicas(tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
         return dict(arrays)
 
 
+@pytest.mark.long  # `test_guard_strategy` has the guard on replicas
 def test_a_step_on_several_replicas(replicas):
     """Around a step that calls `strategy.run`: clean on all replicas, explained, and its batch kept."""
     of = {kind: {k.split(":")[1]: v for k, v in replicas.items() if k.startswith(kind)} for kind in ("bad", "good")}

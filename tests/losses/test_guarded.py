@@ -100,6 +100,7 @@ def broken(kind: str) -> tuple[Any, Any, Any, Any]:
 KINDS = ("label", "prediction", "value", "gradient", "trap")
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("mode", MODES)
 def test_ignored_samples_leave_the_batch(kind: str, mode: str):
@@ -116,6 +117,7 @@ def test_ignored_samples_leave_the_batch(kind: str, mode: str):
     assert float(guarded.ignored.result()) == 2
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize(("is_weighted", "mode"), [(False, "eager"), (True, "eager"), (False, "graph"), (True, "xla")])
 def test_denominators_are_those_of_the_smaller_batch(reduction: str, is_weighted: bool, mode: str):
@@ -226,6 +228,7 @@ def test_nothing_left_gives_zero(given: Any, mode: str):
         assert float(guarded.ignored.result()) == 6
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("kind", KINDS)
 def test_replaced_samples_stay_in_the_denominator(kind: str, mode: str):

@@ -114,6 +114,7 @@ CASES = [
 for_each_case = pytest.mark.parametrize("case", CASES, ids=str)
 
 
+@pytest.mark.one_in(2)
 @for_each_case
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_finite_numbers_give_finite_values_and_gradients(case, dtype):
@@ -132,6 +133,7 @@ def test_finite_numbers_give_finite_values_and_gradients(case, dtype):
         assert np.all(np.isfinite(slopes if dtype == "float16" else tf.square(slopes)))
 
 
+@pytest.mark.one_in(2)
 @for_each_case
 def test_eager_graph_and_xla_agree(case):
     """They do on ordinary numbers, and on special ones XLA too is finite."""

@@ -53,6 +53,7 @@ def parameters(dtype, num):
     return np.array(list(itertools.product(few, repeat=num))).T
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("name", ELEMENTWISE)
 @every_dtype
 @every_mode
@@ -63,6 +64,7 @@ def test_elementwise_is_finite(name, dtype, mode):
     assert widened(value.numpy()).min() >= 0
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("name", OF_VECTORS)
 @every_dtype
 @every_mode

@@ -39,6 +39,7 @@ def matrices(dtype):
     return np.stack(found)
 
 
+@pytest.mark.one_in(2)
 @every_op
 @every_dtype
 @every_mode

@@ -31,6 +31,7 @@ every_metric = pytest.mark.parametrize("metric", METRICS)
 every_method = pytest.mark.parametrize("method", METHODS)
 
 
+@pytest.mark.one_in(2)
 @every_op
 @every_dtype
 @every_mode
@@ -167,6 +168,7 @@ def test_epsilons_that_there_are_not(epsilon):
         ops.l2_normalize([1.0], epsilon=epsilon)
 
 
+@pytest.mark.one_in(2)
 @every_metric
 @every_method
 @every_dtype

@@ -38,6 +38,7 @@ every_reduction = pytest.mark.parametrize("name", REDUCTIONS)
 every_plain = pytest.mark.parametrize("name", PLAIN)
 
 
+@pytest.mark.one_in(2)
 @every_reduction
 @every_dtype
 @every_mode
@@ -174,6 +175,7 @@ def test_unknown_shapes(mode):
     assert zeros(tf.constant([2.0, 0.0, 3.0]))[1][0].numpy().tolist() == [1, 8, 0]
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("exclusive", [False, True])
 @pytest.mark.parametrize("reverse", [False, True])
 @every_mode

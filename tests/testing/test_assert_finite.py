@@ -69,6 +69,7 @@ def test_gradient_alone() -> None:
     assert_finite(distance, domains.any_float((4, 3), low=-10, high=10), gradients=False, dtypes=["float32"])
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("where", [0.73, 0.2718, 123.456, -0.0037])
 def test_pole_that_no_random_number_meets(where: float) -> None:
     """The gradient of the op leads to the one number, as float32 holds it."""
@@ -117,6 +118,7 @@ def test_xla_alone() -> None:
     assert "jit_compile=True" in failure.code
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("mode", ["eager", "graph", "xla"])
 @pytest.mark.parametrize(
     ("function", "domain"),

@@ -43,6 +43,7 @@ def looks_at_gradients(hazard: hazards.Hazard) -> bool:
     return hazard.phase != "backward" and hazard.code not in GOOD_FOR_ITS_NUMBERS
 
 
+@pytest.mark.one_in(3)
 @every_hazard
 @pytest.mark.filterwarnings("ignore::RuntimeWarning", "ignore::UserWarning")
 def test_bad_is_found(hazard: hazards.Hazard) -> None:

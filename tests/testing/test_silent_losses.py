@@ -69,6 +69,7 @@ def of(name: str, dtype: str) -> keras.losses.Loss:
     return loss
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("name", LOSSES)
 def test_loss_is_not_accused(name: str) -> None:
     """Value and gradient are finite in eager mode and a graph; `tools/hunts.py` has XLA and half precision too."""
