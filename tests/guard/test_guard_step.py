@@ -346,6 +346,7 @@ def test_a_step_on_several_replicas(replicas):
     assert not differences(of["bad"], of["good"])
 
 
+@pytest.mark.long
 def test_going_back_on_several_replicas(replicas):
     """A rollback restores the copies of all replicas, bit for bit."""
     of = {kind: {k.split(":")[1]: v for k, v in replicas.items() if k.startswith(kind)} for kind in ("back", "never")}
@@ -353,3 +354,20 @@ def test_going_back_on_several_replicas(replicas):
     assert of["never"].pop("attempts") == 0
     assert of["never"]
     assert not differences(of["back"], of["never"])
+
+
+def test_an_update_is_traced_once():
+    """The branch that looks closely calls the update that the other one has traced: half of a first step's time."""
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2), keras.layers.Dense(1)])
+    optimizer = keras.optimizers.Adam()
+    updated = []
+    update_step = optimizer.update_step
+
+    def counted(gradient, variable, learning_rate):
+        updated.append(variable.name)
+        return update_step(gradient, variable, learning_rate)
+
+    optimizer.update_step = counted
+    model.compile(optimizer, "mse", jit_compile=False)
+    model.fit(np.ones((8, 3)), np.ones((8, 1)), batch_size=4, verbose=0, callbacks=[guard()])
+    assert len(updated) == len(model.trainable_variables)

@@ -86,7 +86,7 @@ def sentinel(histogram: Histogram) -> list[Trouble]:
 
 
 def class_ids(histogram: Histogram) -> list[Trouble]:
-    """Of labels that are class ids but for one or two of them: the ids that no output stands for."""
+    """Of labels that are class ids but for what people write for no class: the ids that no output stands for."""
     ids = np.round(histogram.values)
     # The mean of equal numbers is theirs up to rounding.
     if len(ids) > _MOST_CLASSES or not np.allclose(histogram.values, ids, rtol=1e-12, atol=1e-9):

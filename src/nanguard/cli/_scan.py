@@ -163,7 +163,7 @@ def _beam(given: list[str]) -> Any:
     if importlib.util.find_spec("apache_beam") is None:
         raise UsageError(
             "apache_beam is not installed. New TensorFlow conflicts with it: in an environment of its own, "
-            "pip install 'nanguard[beam]'."
+            "pip install 'nanguard[data,beam]'."
         )
     from nanguard.clean.engines import BeamEngine
 
